@@ -15,6 +15,7 @@ evaluations after a dip is suspected, and at least every `LOOK_EVERY` evaluation
 
 import math
 from bisect import bisect
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -76,12 +77,16 @@ class OnlineDips:
     Memory: one bit for each sample of each evaluation.
     """
 
-    def __init__(self, chance: float) -> None:
+    def __init__(self, chance: float, confirmed: Sequence[tuple[int, int]] = ()) -> None:
+        """Begin; `confirmed`: onset and trough of each dip known already, as after a resume."""
         self._chance = chance
         self._steps: list[int] = []
         self._accuracy: list[float] = []
         self._packed: list[tuple[int, bytes]] = []  # samples, their bits
-        self._told: list[_Told] = []
+        self._told = [
+            _Told({"onset": onset}, 0, 0, (onset, trough + 1), confirmed=True)
+            for onset, trough in confirmed
+        ]
         self._looked_at = 0  # evaluations at the latest search
         self._low_at = -max(AFTER_LOW) - 1  # evaluations when two were low
 

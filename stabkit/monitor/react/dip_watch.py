@@ -25,6 +25,14 @@ class DipWatch:
     def __init__(self) -> None:
         self._metrics: dict[str, OnlineDips] = {}
         self._counts: Counter[str] = Counter()  # evaluations of each metric
+        self._known: dict[str, list[tuple[int, int]]] = {}
+
+    def know(self, confirmed: Sequence[OnlineEvent]) -> None:
+        """Take in dips that were confirmed before a resume; call it before any evaluation."""
+        for event in confirmed:
+            metric, trough = event.facts.get("metric"), event.facts.get("trough")
+            if isinstance(metric, str) and type(trough) is int:
+                self._known.setdefault(metric, []).append((event.step, trough))
 
     def rows(self, rows: Rows) -> list[OnlineEvent]:
         return []
@@ -36,7 +44,9 @@ class DipWatch:
         if metric in OTHER_SAMPLES:
             return []
         if metric not in self._metrics:
-            self._metrics[metric] = OnlineDips(chance if np.isfinite(chance) else 0.0)
+            self._metrics[metric] = OnlineDips(
+                chance if np.isfinite(chance) else 0.0, self._known.get(metric, ())
+            )
         dips = self._metrics[metric]
         self._counts[metric] += len(steps)
         news = [

@@ -14,7 +14,7 @@ from stabkit.monitor.react.actions import Action, Actions, text
 from stabkit.monitor.react.dip_watch import DipWatch
 from stabkit.monitor.react.events import OnlineEvent
 from stabkit.monitor.react.moments import beta2_of_layers, updates_made
-from stabkit.monitor.react.recall import recalled_evals, recalled_rows
+from stabkit.monitor.react.recall import confirmed_before, recalled_evals, recalled_rows
 from stabkit.monitor.react.unseen import Unseen
 from stabkit.monitor.react.watches import (
     CollapseWatch,
@@ -73,6 +73,7 @@ class Reactions:
         self._watches: dict[str, Watch] = {}
         self._failed: set[str] = set()  # kinds whose detector failed
         self._unseen = Unseen()
+        self._known: set[tuple[object, ...]] = set()  # what was confirmed before a resume
         self._waiting: list[OnlineEvent] = []
         self._group: dist.ProcessGroup | None = None
 
@@ -137,7 +138,14 @@ class Reactions:
         self._actions.add(kind, action, "suspected" if suspected else "confirmed")
 
     def recall(self) -> None:
-        """Count the dips of the evaluations before a resume, where dips are counted."""
+        """Count what was confirmed before a resume, so that it is neither forgotten nor told twice.
+
+        The log has it. Dips are searched for again too, where they are counted: a process that
+        counted none may have made the evaluations.
+        """
+        before = [event for event in confirmed_before(self.rundir) if event.kind != "dip"]
+        self._known = {_identity(event) for event in before}
+        self._count(before)
         if self._counts_dips:
             self._found("dip", self._recall_dips)
 
@@ -159,7 +167,15 @@ class Reactions:
         found = []
         for kind in [kind for kind in KINDS if kind in self._actions.kinds]:
             found += self._found(kind, partial(self._events, kind, first, unseen))
-        return sorted(found, key=lambda event: event.step)
+        new = [event for event in found if _identity(event) not in self._known]
+        for event in new:
+            if event.state == "confirmed":
+                # with the step of its onset: a run that goes on from there or later has the rows
+                # that showed it, and does not see them again
+                where = {} if event.layer is None else {"layer": event.layer}
+                facts = {"cause": event.kind, "onset": event.step} | where | event.facts
+                self._actions.write("confirmed", event.step, **facts)
+        return sorted(new, key=lambda event: event.step)
 
     def evaluated(
         self, step: int, metric: str, correct: BoolArray, chance: float
@@ -185,7 +201,8 @@ class Reactions:
         watch = self._watches.get("dip")
         if isinstance(watch, DipWatch):
             found = self._found("dip", watch.finish)
-            self._write_states(found, self._now())
+            # with the last step that was made: a run that goes on after it knows what was told
+            self._write_states(found, max(self._now() - 1, 0))
             self.react(found)
         self.close()
 
@@ -234,9 +251,12 @@ class Reactions:
         """Return the detector of a kind; a new one is first fed what the folder holds."""
         if kind not in self._watches:
             watch = self._watches[kind] = self._new_watch(kind)
-            for metric, steps, correct, chance in recalled_evals(self.rundir, kind, first):
-                assert isinstance(watch, DipWatch)
-                self._count(watch.evaluated(steps, metric, correct, chance))
+            if isinstance(watch, DipWatch):
+                before = [event for event in confirmed_before(self.rundir) if event.kind == kind]
+                self._count(before)
+                watch.know(before)
+                for metric, steps, correct, chance in recalled_evals(self.rundir, first):
+                    self._count(watch.evaluated(steps, metric, correct, chance))
             rows, in_nonfinite = recalled_rows(self.rundir, kind, first)
             if rows is not None:
                 watch.rows(rows)
@@ -278,3 +298,9 @@ class Reactions:
         for event in events:
             facts = {name: v for name, v in event.facts.items() if name != "found_at"}
             self._actions.write(event.state, step, cause=event.kind, onset=event.step, **facts)
+
+
+def _identity(event: OnlineEvent) -> tuple[object, ...]:
+    """Return what tells an event from every other one of its run."""
+    where = () if event.kind == "nonfinite" else (event.layer, event.facts.get("signal"))
+    return (event.kind, event.step, *where)

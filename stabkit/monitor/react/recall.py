@@ -9,6 +9,7 @@ from stabkit.detect.collapse import SPREADS
 from stabkit.detect.online_tails import KEPT
 from stabkit.detect.robust import BoolArray, FloatArray, IntArray
 from stabkit.monitor.measure.rows import Rows
+from stabkit.monitor.react.events import OnlineEvent
 from stabkit.rundir import RunDir
 from stabkit.store.names import losses
 from stabkit.store.reader import StoredRun
@@ -19,7 +20,20 @@ SIGNALS = {
     "spike": ["grad_norm"],
     "stale_moments": ["adam_rms"],
 }
+OF_ENTRY = ("time", "kind", "step", "cause", "onset", "layer")  # the rest of an entry are facts
 LOSSES = ("spike", "departure", "nonfinite")  # kinds that look at losses before a resume
+
+
+def confirmed_before(rundir: RunDir) -> list[OnlineEvent]:
+    """Return the events that the log has as confirmed, each once."""
+    found = {}
+    for entry in rundir.read_entries():
+        kind, onset, layer = (entry.get(name) for name in ("cause", "onset", "layer"))
+        if entry.get("kind") == "confirmed" and isinstance(kind, str) and type(onset) is int:
+            facts = {name: fact for name, fact in entry.items() if name not in OF_ENTRY}
+            where = kind, onset, layer, str(facts.get("signal", facts.get("metric")))
+            found[where] = OnlineEvent(kind, onset, layer, facts)
+    return list(found.values())
 
 
 def recalled_rows(rundir: RunDir, kind: str, before: int) -> tuple[Rows | None, bool]:
@@ -40,10 +54,10 @@ def recalled_rows(rundir: RunDir, kind: str, before: int) -> tuple[Rows | None, 
 
 
 def recalled_evals(
-    rundir: RunDir, kind: str, before: int
+    rundir: RunDir, before: int
 ) -> Iterator[tuple[str, Sequence[int], Sequence[BoolArray], float]]:
     """Yield metric, steps, correctness and chance of the evaluations below step `before`."""
-    if kind != "dip" or not rundir.table("evals").is_dir():
+    if not rundir.table("evals").is_dir():
         return
     run = StoredRun(rundir.path)
     for metric, evals in run.evals().groupby("metric", observed=True):
