@@ -7,8 +7,8 @@ import pandas as pd
 
 from stabkit.analyze.kept_tables import Tables
 from stabkit.analyze.learning_rate import learning_rate
-from stabkit.analyze.lr_restarts import restarts
 from stabkit.analyze.series_spikes import Series
+from stabkit.detect.lr_restarts import restarts
 from stabkit.detect.spikes import MIN_HISTORY
 from stabkit.store.reader import StoredRun
 
@@ -37,7 +37,7 @@ class Record:
 
     @cached_property
     def restarts(self) -> list[int]:
-        """The steps at which the learning rate restarts (`lr_restarts.restarts`)."""
+        """The steps at which the learning rate restarts (`detect.lr_restarts.restarts`)."""
         return restarts(learning_rate(self.tables.scalars()))
 
     def series(self, names: list[str]) -> dict[str, Series]:

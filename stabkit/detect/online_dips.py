@@ -5,7 +5,8 @@ search of a healthy run takes noise for a dip. So a dip is only suspected when a
 is confirmed when a search finds it again `CONFIRMED_AFTER` evaluations later, standing out
 `CLEARLY`. From then on it is never retracted. It is withdrawn when no search over `PATIENCE`
 evaluations finds it. A dip that stays just above the bar is decided at the end, by a search of the
-whole run, because noise can look like such a dip for long. Measured rates and delays:
+whole run, because noise can look like such a dip for long. A dip that a warm restart of the
+learning rate explains, or may yet explain, is not confirmed. Measured rates and delays:
 docs/error-rates.md.
 
 A search costs the same in a run of any length: it sees the last `TAIL` evaluations. It runs when
@@ -25,6 +26,7 @@ import pandas as pd
 from stabkit.detect.dip_search import dip_bar, strength
 from stabkit.detect.dip_windows import width_count
 from stabkit.detect.dips import ALPHA, MIN_DEPTH, find_dips
+from stabkit.detect.lr_restarts import explained_dips, still_at_restart
 from stabkit.detect.robust import BoolArray, FloatArray, difference_scale
 
 State = Literal["suspected", "confirmed", "withdrawn"]
@@ -65,6 +67,7 @@ class _Told:
     latest: int  # evaluations when a search found it last
     low: tuple[float, float]  # its low evaluations lie between these steps
     confirmed: bool = False
+    by_restart: bool = False  # whether a restart of the rate explains it, or may yet
 
     def is_certain(self, now: int) -> bool:
         """Return whether `now` evaluations are enough to confirm it."""
@@ -80,6 +83,7 @@ class OnlineDips:
     def __init__(self, chance: float, confirmed: Sequence[tuple[int, int]] = ()) -> None:
         """Begin; `confirmed`: onset and trough of each dip known already, as after a resume."""
         self._chance = chance
+        self.restarts: Sequence[int] = ()  # steps at which the learning rate restarted
         self._steps: list[int] = []
         self._accuracy: list[float] = []
         self._packed: list[tuple[int, bytes]] = []  # samples, their bits
@@ -147,7 +151,8 @@ class OnlineDips:
         """Return how a search changes the reported dips; `over`: no evaluation comes after it."""
         now, at = len(self._steps), self._steps[-1]
         news, found = [], []
-        for dip in dips.to_dict("records"):
+        spared = self._by_restarts(dips, over)
+        for dip, by_restart in zip(dips.to_dict("records"), spared, strict=True):
             low = (dip["onset"], at + 1 if math.isnan(dip["recovery"]) else dip["recovery"])
             same = [told for told in self._told if self._share(told.low, low)]
             if not same:
@@ -156,16 +161,29 @@ class OnlineDips:
                 news.append(DipNews("suspected", at, dip))
             for told in same:
                 told.dip, told.low = dip, (min(told.low[0], low[0]), low[1])
-                told.latest = now
+                told.latest, told.by_restart = now, by_restart
                 found.append(told)
         for told in [told for told in self._told if not told.confirmed]:
-            if told in found and (over or told.is_certain(now)):
+            if told in found and not told.by_restart and (over or told.is_certain(now)):
                 told.confirmed = True
                 news.append(DipNews("confirmed", at, told.dip))
             elif over or now - told.latest >= PATIENCE:
                 self._told.remove(told)
                 news.append(DipNews("withdrawn", at, told.dip))
         return news
+
+    def _by_restarts(self, dips: pd.DataFrame, over: bool) -> list[bool]:
+        """Tell for each dip whether a restart explains it, or may yet explain it."""
+        begin = [step for step in self.restarts if step <= self._steps[-1]]
+        if not begin or dips.empty:
+            return [False] * len(dips)
+        steps = np.array(self._steps)
+        shown = steps[np.searchsorted(steps, dips["onset"], side="right")]
+        found = explained_dips(dips, shown, self._steps[-1], begin)
+        if not over:
+            found |= still_at_restart(dips, shown, self._steps, begin)
+        spared: list[bool] = found.tolist()
+        return spared
 
     def _share(self, one: tuple[float, float], other: tuple[float, float]) -> bool:
         """Return whether two dips are one: an evaluation is low in both."""

@@ -245,6 +245,7 @@ class Recording:
 
     def _row_opened(self) -> None:
         PROCESS_END.goes_on()
+        self.reactions.row_opened(self.step)
         self._evaluate()
 
     def _row_closed(self) -> None:

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from stabkit.analyze.lr_restarts import restarts
+from stabkit.detect.lr_restarts import restarts
 from tests.analyze.test_any_run import converted, told
 
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from stabkit.detect.dips import SHORTEST
+from stabkit.detect.lr_restarts import OnlineRestarts
 from stabkit.detect.online_dips import DipNews, OnlineDips
 from stabkit.detect.robust import BoolArray
 from stabkit.monitor.measure.rows import Rows
@@ -19,10 +20,13 @@ class DipWatch:
     """`OnlineDips` of every metric that is evaluated on the same samples each time.
 
     Events are those of the metric that the analysis would judge (`judged_metric`). So a dip of a
-    training accuracy beside a held-out one is none, as afterwards.
+    training accuracy beside a held-out one is none, as afterwards. Neither is one that a restart of
+    the learning rate explains.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, restarts: OnlineRestarts) -> None:
+        """`restarts`: of the learning rate, so far."""
+        self._restarts = restarts
         self._metrics: dict[str, OnlineDips] = {}
         self._counts: Counter[str] = Counter()  # evaluations of each metric
         self._known: dict[str, list[tuple[int, int]]] = {}
@@ -47,6 +51,7 @@ class DipWatch:
             self._metrics[metric] = OnlineDips(
                 chance if np.isfinite(chance) else 0.0, self._known.get(metric, ())
             )
+            self._metrics[metric].restarts = self._restarts.steps
         dips = self._metrics[metric]
         self._counts[metric] += len(steps)
         news = [

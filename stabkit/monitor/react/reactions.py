@@ -7,6 +7,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from stabkit.detect.lr_restarts import OnlineRestarts
 from stabkit.detect.robust import BoolArray
 from stabkit.monitor.measure.rows import Rows
 from stabkit.monitor.ranks import rank, world_size
@@ -14,7 +15,12 @@ from stabkit.monitor.react.actions import Action, Actions, text
 from stabkit.monitor.react.dip_watch import DipWatch
 from stabkit.monitor.react.events import OnlineEvent
 from stabkit.monitor.react.moments import beta2_of_layers, updates_made
-from stabkit.monitor.react.recall import confirmed_before, recalled_evals, recalled_rows
+from stabkit.monitor.react.recall import (
+    confirmed_before,
+    recalled_evals,
+    recalled_rates,
+    recalled_rows,
+)
 from stabkit.monitor.react.unseen import Unseen
 from stabkit.monitor.react.watches import (
     CollapseWatch,
@@ -33,7 +39,6 @@ _WATCHES: dict[str, Callable[[], Watch]] = {
     "spike": SpikeWatch,
     "departure": DepartureWatch,
     "collapse": CollapseWatch,
-    "dip": DipWatch,
 }
 
 
@@ -73,6 +78,7 @@ class Reactions:
         self._watches: dict[str, Watch] = {}
         self._failed: set[str] = set()  # kinds whose detector failed
         self._unseen = Unseen()
+        self._restarts = OnlineRestarts()
         self._known: set[tuple[object, ...]] = set()  # what was confirmed before a resume
         self._waiting: list[OnlineEvent] = []
         self._group: dist.ProcessGroup | None = None
@@ -146,8 +152,20 @@ class Reactions:
         before = [event for event in confirmed_before(self.rundir) if event.kind != "dip"]
         self._known = {_identity(event) for event in before}
         self._count(before)
+        for step, rate in recalled_rates(self.rundir, self._now()):
+            self._restarts.add(step, rate)
         if self._counts_dips:
             self._found("dip", self._recall_dips)
+
+    def row_opened(self, step: int) -> None:
+        """Look at the learning rate of a step, the highest of all groups, for restarts.
+
+        Rows come too late for that. A rate in a tensor would have to be waited for, and is unknown.
+        """
+        groups = [group for optimizer in self.optimizers for group in optimizer.param_groups]
+        rates = [group["lr"] for group in groups if isinstance(group.get("lr"), int | float)]
+        if rates:
+            self._restarts.add(step, float(max(rates)))
 
     def rows(self, rows: Rows) -> None:
         """Find the events in an interval's rows, and act on them."""
@@ -274,7 +292,7 @@ class Reactions:
             # unknown is taken for many, which flags less
             first_update = -(10**9) if made is None else self._now() - made
             return StaleMomentsWatch(beta2_of_layers(self._layers, self.optimizers), first_update)
-        return _WATCHES[kind]()
+        return DipWatch(self._restarts) if kind == "dip" else _WATCHES[kind]()
 
     def _found(self, kind: str, find: Callable[[], list[OnlineEvent]]) -> list[OnlineEvent]:
         if kind in self._failed:

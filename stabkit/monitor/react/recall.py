@@ -69,6 +69,17 @@ def recalled_evals(
             yield str(metric), steps[old].tolist(), list(correct[old]), evals["chance"].iloc[0]
 
 
+def recalled_rates(rundir: RunDir, before: int) -> list[tuple[int, float]]:
+    """Return step and learning rate of steps below `before`: the highest of all groups."""
+    if not rundir.table("scalars").is_dir():
+        return []
+    scalars = StoredRun(rundir.path).scalars()
+    names = scalars["name"].astype(str)
+    is_rate = (names == "lr") | names.str.startswith("lr.")
+    rates = scalars[is_rate & (scalars["step"] < before)].groupby("step")["value"].max()
+    return list(zip(rates.index.tolist(), rates.tolist(), strict=True))
+
+
 def _series(scalars: pd.DataFrame, name: str) -> tuple[IntArray, FloatArray]:
     rows = scalars[scalars["name"] == name].drop_duplicates("step")
     return rows["step"].to_numpy(dtype=np.int64), rows["value"].to_numpy(dtype=np.float64)
