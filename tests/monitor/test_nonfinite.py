@@ -148,8 +148,10 @@ def test_an_overflow_that_stays_is_told_from_its_first_step(interval: int, tmp_p
                 model.h[1].weight.grad[0, 0] = math.inf
             scaler.step(optimizer)
             scaler.update()
-    (entry,) = stabkit.open_run(tmp_path).log_entries()
+    log = stabkit.open_run(tmp_path).log_entries()
+    (entry, confirmed) = sorted(log, key=lambda one: one["kind"], reverse=True)
     assert (entry["step"], entry["layers"], entry["reached"]) == (30, ["h.1"], 1)
+    assert (confirmed["kind"], confirmed["step"]) == ("confirmed", 30)
     assert [(e.step, e.layer) for e in found] == [(30, "h.1")]
 
 

@@ -125,7 +125,8 @@ def test_a_collapse_is_found_where_the_loss_looks_good(
     losses = loop(monitored, sound)
     run = stabkit.open_run(tmp_path)
     found = run.collapses()
-    assert run.log_entries() == []
+    log = [(entry["kind"], entry["cause"], entry["onset"]) for entry in run.log_entries()]
+    assert log == [("confirmed", "collapse", event.step) for event in online]
     assert run.scalar("teacher_distance").index.tolist() == list(range(0, STEPS, 10))
     if sound:
         assert found.empty
