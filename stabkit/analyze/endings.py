@@ -1,15 +1,17 @@
-"""Say which runs did not come to their end, and what their Monitor could not record."""
+"""Say which runs did not come to their end, lack what was not recorded, or hold equal values."""
 
 import pandas as pd
 
 from stabkit.analyze.cells import group_cells, run_label
 from stabkit.analyze.diagnoses import Diagnoses
 from stabkit.analyze.diagnosis import BROKE_OFF
-from stabkit.analyze.text import shortened
+from stabkit.analyze.text import listed, shortened
 from stabkit.printing import counted
 
 NAMED = 3  # runs; more are counted
 LONGEST = 160  # characters of a reason
+ENOUGH = 8  # different evaluations, from which on two runs are not equal by chance
+MOST_EQUAL = 5  # names in a sentence
 
 
 def broken_off(runs: Diagnoses, table: pd.DataFrame) -> list[str]:
@@ -43,6 +45,27 @@ def not_recorded(runs: Diagnoses) -> list[str]:
             label = run_label(cell, run)
             found += [f"{label}: {shortened(str(e.get('reason')), LONGEST)}." for e in failed]
     return _few(found, "more Monitor failure")
+
+
+def equal_runs(runs: Diagnoses) -> list[str]:
+    """Return a sentence for runs with the same evaluations: `a and b hold the same values: …`.
+
+    The log of one run that was converted twice would count as two seeds. A few evaluations may be
+    equal by chance.
+    """
+    alike: dict[bytes, list[str]] = {}
+    for cell in group_cells(runs):
+        for run in cell.runs:
+            evals = run.accuracy.evals
+            if len(evals) >= ENOUGH and evals["value"].nunique() >= ENOUGH:
+                values = evals[["step", "value"]].to_numpy().tobytes()
+                alike.setdefault(values, []).append(run_label(cell, run))
+    found = [
+        f"{listed(labels[:MOST_EQUAL])} hold the same evaluations: each counts as a run of its own."
+        for labels in alike.values()
+        if len(labels) > 1
+    ]
+    return _few(found, "more group of equal runs")
 
 
 def _few(found: list[str], others: str) -> list[str]:

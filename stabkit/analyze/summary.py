@@ -10,7 +10,7 @@ from stabkit.analyze.accuracy_events import counts_known
 from stabkit.analyze.cells import cell_label, group_cells, run_label
 from stabkit.analyze.diagnoses import Diagnoses
 from stabkit.analyze.diagnosis import Diagnosis
-from stabkit.analyze.endings import broken_off, not_recorded
+from stabkit.analyze.endings import broken_off, equal_runs, not_recorded
 from stabkit.analyze.findings import findings
 from stabkit.analyze.first_words import first_gap, nothing_found, nothing_said
 from stabkit.analyze.notes import notes_in_words
@@ -127,7 +127,7 @@ def _notes(runs: Diagnoses) -> list[str]:
 def _headline(runs: Diagnoses, table: pd.DataFrame) -> str:
     states = ", ".join(f"{n} {state}" for state, n in table["state"].value_counts().items())
     lines = [f"{one_line(runs.path)}: {counted(len(table), 'run')} ({states})"]
-    lines += [*broken_off(runs, table), *not_recorded(runs)]
+    lines += [*broken_off(runs, table), *not_recorded(runs), *equal_runs(runs)]
     lines += judged_on(table)
     lines += _evaluated(runs, len(table))
     searched = [d.accuracy.evals for d in runs if d.judged.accuracy]

@@ -6,7 +6,7 @@ import pytest
 from stabkit.analyze.report.headline import tell_verdict
 from stabkit.analyze.summary import run_table, summary
 from stabkit.rundir import RunDir, Status
-from tests.analyze.conftest import diagnosed, plant_run
+from tests.analyze.conftest import diagnosed, evaluate_again, plant_run
 
 
 def test_a_failed_run_says_why_and_is_no_good_news(tmp_path: Path) -> None:
@@ -40,3 +40,15 @@ def test_what_a_monitor_failed_to_record_is_told(tmp_path: Path) -> None:
     assert ": no step." in summary(runs)
     assert any(": no step." in line for line in tell_verdict(runs, run_table(runs)).lines)
     assert tell_verdict(runs, run_table(runs)).mood == "good"
+
+
+def test_runs_of_equal_evaluations_are_named(tmp_path: Path) -> None:
+    """As where one log was converted twice; two seeds differ."""
+    for seed, same in enumerate((0, 1, 0)):
+        evaluate_again(plant_run(tmp_path / f"r{seed}", f"seed={seed}"), 0.3, same)
+    runs = diagnosed(tmp_path)
+    for lines in (summary(runs).split("\n"), tell_verdict(runs, run_table(runs)).lines):
+        (told,) = [line for line in lines if "hold the same evaluations" in line]
+        assert "seed 0 and " in told
+        assert "seed 2 hold" in told
+        assert "seed 1" not in told

@@ -9,7 +9,7 @@ import pandas as pd
 
 from stabkit.analyze.diagnoses import Diagnoses
 from stabkit.analyze.diagnosis import BROKE_OFF, Diagnosis
-from stabkit.analyze.endings import broken_off, not_recorded
+from stabkit.analyze.endings import broken_off, equal_runs, not_recorded
 from stabkit.analyze.first_words import nothing_found, nothing_said, sign_sought
 from stabkit.analyze.sentence_parts import seed_text
 from stabkit.analyze.sentences import events_in_words
@@ -55,7 +55,7 @@ def tell_verdict(runs: Diagnoses, table: pd.DataFrame) -> Verdict:
     if under_way:
         states = ", ".join(f"{n} {state}" for state, n in table["state"].value_counts().items())
         lines.append(f"Not every run came to its end ({states}): this is the verdict so far.")
-    lines += [*broken_off(runs, table), *not_recorded(runs)]
+    lines += [*broken_off(runs, table), *not_recorded(runs), *equal_runs(runs)]
     if unknown == len(table):
         lines += [nothing_said(table), *judged_on(table)]
         return Verdict("unknown", "Cannot be said", tuple(lines))
