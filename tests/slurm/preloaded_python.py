@@ -48,7 +48,9 @@ def preloaded_python(folder: Path) -> Iterator[str]:
     script.write_text(SCRIPT.format(python=sys.executable, path=str(path), numbers=numbers))
     script.chmod(0o755)
     server = subprocess.Popen(
-        [sys.executable, "-m", "tests.slurm.preloaded_python", str(path)], stdout=subprocess.PIPE
+        [sys.executable, "-m", "tests.slurm.preloaded_python", str(path)],
+        stdin=subprocess.PIPE,  # it ends when this is closed, also by the death of the test
+        stdout=subprocess.PIPE,
     )
     assert server.stdout is not None
     try:
@@ -68,7 +70,7 @@ def _serve(path: str) -> None:
         listener.bind(path)
         listener.listen(64)
         print("ready", flush=True)
-        while True:
+        while sys.stdin not in select.select([listener, sys.stdin], [], [])[0]:
             client, _ = listener.accept()
             if os.fork() == 0:
                 listener.close()
