@@ -1,5 +1,6 @@
 """Only what says that it does not apply is passed over; a mistake in the code is not."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import NoReturn
 
@@ -35,7 +36,7 @@ def _drawn(runs: Diagnoses) -> None:
 
 
 def test_a_mistake_in_a_figure_is_told(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(catalog.PLOTS, "knn", PLOTS["knn"]._replace(table=broken))
+    monkeypatch.setitem(catalog.PLOTS, "knn", replace(PLOTS["knn"], table=broken))
     monkeypatch.setattr(interactive, "grad_norms_table", broken)
     runs = diagnose(load(folder))
     with pytest.raises(ValueError, match="broadcast"):
@@ -62,7 +63,7 @@ def test_a_figure_that_does_not_apply_is_left_out(
 
     for name in PLOTS:
         if name != "loss":
-            monkeypatch.setitem(catalog.PLOTS, name, PLOTS[name]._replace(table=nothing))
+            monkeypatch.setitem(catalog.PLOTS, name, replace(PLOTS[name], table=nothing))
     runs = diagnose(load(folder))
     assert draw_figures(runs, tell_verdict(runs, run_table(runs)), runs.items[0].name) == ([], [])
     assert main(["analyze", str(folder), "--plot", "knn"]) == 1

@@ -187,7 +187,7 @@ def test_an_event_that_was_not_over_when_the_run_ended_has_a_line_and_no_band(
     assert "the event" in shown(event_zoom_figure(rows))
 
     never = run.accuracy.dips.assign(recovery=np.nan)
-    monkeypatch.setattr(type(run), "dips", property(lambda _: never))
+    monkeypatch.setattr(type(run.accuracy), "dips", property(lambda _: never))
     still_open = event_zoom_rows(run, *both)
     assert still_open["end"].isna().all()
     assert still_open.drop(columns="end").equals(rows.drop(columns="end")), "the same is shown"

@@ -103,7 +103,7 @@ def test_evaluations_and_dips_are_among_them(
     (found,) = run.accuracy.dips.to_dict("records")
     assert (dip["step"], dip["end"]) == (found["onset"], found["end"])
     never = run.accuracy.dips.assign(recovery=np.nan)
-    monkeypatch.setattr(type(run), "dips", property(lambda _: never))
+    monkeypatch.setattr(type(run.accuracy), "dips", property(lambda _: never))
     rows = signal_rows(run)
     (still_open,) = rows[rows["kind"] == "dip"].to_dict("records")
     assert still_open["step"] == still_open["end"] == found["onset"], "a line, no band to the end"
