@@ -3,6 +3,7 @@
 import numpy as np
 import pandas as pd
 
+from stabkit.detect.level_filters import median
 from stabkit.detect.robust import MAD_TO_STD, BoolArray, FloatArray, IntArray
 
 FEWEST = 6  # spikes; fewer are single events
@@ -63,14 +64,15 @@ def usual_at_its_place(logs: FloatArray, at: int) -> bool:
     """
     heights = logs - pd.Series(logs).rolling(11, center=True, min_periods=1).median().to_numpy()
     sizes = np.abs(heights)
-    usual = float(np.median(sizes))
+    usual = median(sizes)
     for period in range(SHORTEST, min(LONGEST, len(logs) // AT_PLACE) + 1):
         place = np.arange(at % period, len(logs), period)
         there = sizes[place[place != at]]
-        if np.median(there) >= WILDER * usual and all(
-            np.median(part) >= 2 * usual for part in np.array_split(there, PARTS)
+        typical = median(there)
+        if typical >= WILDER * usual and all(
+            median(part) >= 2 * usual for part in np.array_split(there, PARTS)
         ):
-            far = AS_FAR * MAD_TO_STD * np.median(there)
+            far = AS_FAR * MAD_TO_STD * typical
             return bool(heights[at] <= far) and not _grow(sizes[place])
     return False
 
