@@ -4,6 +4,7 @@ import contextlib
 import io
 import json
 import os
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -20,6 +21,7 @@ from stabkit.sweep.status import Row, status_rows
 from stabkit.train.loop import train
 from tests.conftest import SMALL, small_config
 from tests.slurm.cluster import Cluster, missing, running_cluster
+from tests.slurm.preloaded_python import preloaded_python
 
 WAIT_S = 600  # long past what a busy machine takes: only a hang lasts so long
 LONG = [*SMALL, "train.steps=200", "data.num_train=640", "runtime.checkpoint_every=50"]
@@ -142,6 +144,18 @@ def accounted_site(
     accounted_cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Site:
     return make_site(accounted_cluster, tmp_path, monkeypatch)
+
+
+@pytest.fixture(scope="session")
+def preloaded_script(cluster: Cluster) -> Iterator[str]:
+    with preloaded_python(cluster.folder) as script:
+        yield script
+
+
+@pytest.fixture
+def preloaded_jobs(preloaded_script: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Start the jobs from a process that has torch, which saves each of them seconds."""
+    monkeypatch.setattr(sys, "executable", preloaded_script)
 
 
 def make_site(cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Site:

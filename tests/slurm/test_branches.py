@@ -25,6 +25,7 @@ sys.exit(main())
 PARENT = small_config("knn.every=2", "train.steps=20", "runtime.threads=1")
 
 
+@pytest.mark.usefixtures("preloaded_jobs")
 def test_a_study_of_branches(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(study, "PLACEBOS", 1)
     monkeypatch.setattr(study, "QUICK", Size(1, 1, ("beta2",)))

@@ -1,4 +1,8 @@
-"""Sweeps on a real SLURM: preempted, requeued, out of time, canceled, and never losing a step."""
+"""Sweeps on a real SLURM: preempted, requeued, out of time, canceled, and never losing a step.
+
+Most jobs start from a process that has torch (`preloaded_jobs`). The jobs of four tests that are
+about the process itself run in a real interpreter: requeue, time limit, snapshot and memory.
+"""
 
 import os
 import signal
@@ -12,8 +16,10 @@ from tests.slurm.conftest import LONG, Site
 from tests.train.test_resume import assert_same_run
 
 pytestmark = pytest.mark.slurm
+preloaded = pytest.mark.usefixtures("preloaded_jobs")
 
 
+@preloaded
 def test_an_array_of_runs(site: Site) -> None:
     """Six runs where an array may have five; what SLURM has is left alone."""
     with (site.folder / "demo.yaml").open("a") as file:
@@ -52,6 +58,7 @@ def test_requeued_in_mid_training(site: Site, unbroken: Path) -> None:
     assert_same_run(site.run(), unbroken)
 
 
+@preloaded
 @pytest.mark.parametrize("partition", ["low", "grace"])
 def test_preempted_by_a_higher_partition(site: Site, unbroken: Path, partition: str) -> None:
     """In `low` SLURM requeues the job; in `grace` it only asks it to end, so the job requeues."""
@@ -87,6 +94,7 @@ def test_out_of_time(site: Site) -> None:
     site.sweep(*LONG, "train.steps=100000", "--cancel")
 
 
+@preloaded
 def test_canceled_and_launched_again(site: Site, unbroken: Path) -> None:
     site.sweep(*LONG)
     site.wait_for_step(20)
@@ -103,6 +111,7 @@ def test_canceled_and_launched_again(site: Site, unbroken: Path) -> None:
     assert_same_run(site.run(), unbroken)
 
 
+@preloaded
 def test_killed_without_a_signal(site: Site, unbroken: Path) -> None:
     """The last checkpoint is the guarantee; what was recorded past it is trimmed."""
     site.sweep(*LONG)
@@ -117,6 +126,7 @@ def test_killed_without_a_signal(site: Site, unbroken: Path) -> None:
     assert_same_run(site.run(), unbroken)
 
 
+@preloaded
 def test_a_drained_node_lets_its_run_end(site: Site) -> None:
     site.sweep(*LONG)
     site.wait_for_step(5)
@@ -135,6 +145,7 @@ def test_a_drained_node_lets_its_run_end(site: Site) -> None:
         site.cluster.command("scontrol", "update", f"NodeName={node}", "State=RESUME")
 
 
+@preloaded
 def test_a_run_that_fails(site: Site) -> None:
     words = [*SMALL, "data.name=imagefolder", "data.path=images"]
     (site.folder / "images").mkdir()
