@@ -12,9 +12,9 @@ from stabkit.analyze.accuracy_events import Falls
 from stabkit.analyze.series_spikes import Series
 from stabkit.detect.lr_restarts import (
     NEAR,
+    expected_cycle,
     explained_by_restarts,
     explained_dips,
-    usual_cycle,
 )
 from stabkit.detect.robust import FloatArray
 
@@ -42,7 +42,7 @@ def drifts_by_restarts(found: Falls, begin: Sequence[int]) -> Parted:
     """
     drifts, steps, accuracy = found.drifts, found.steps, found.accuracy
     ends = [int(at) - 1 for at in np.searchsorted(steps, begin) if at]
-    if ends and steps[-1] >= begin[-1] + (1 - NEAR) * usual_cycle(begin):
+    if ends and steps[-1] >= begin[-1] + (1 - NEAR) * expected_cycle(begin):
         ends.append(len(steps) - 1)
     explained = np.zeros(len(drifts), dtype=bool)
     for i, drift in enumerate(drifts.itertuples()):

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from stabkit.convert.mapping import ConversionPlan, place
+from stabkit.convert.mapping import ConversionPlan, place, propose_score
 from stabkit.convert.replace import refuse_to_replace
 from stabkit.convert.series import ConvertError, Log, listed
 from stabkit.convert.sources import read_logs
@@ -46,6 +46,7 @@ def convert(
     names = {name for log in logs for name in [*log.series, *log.left_out]}
     refuse_unknown([t for t in targets if t != step], sorted(names), str(source))
     plans = [place(log, targets, chance, n) for log in logs]
+    propose_score(logs, plans, targets)
     _refuse_unusable(source, logs, plans)
     folders = [out / name for name in folder_names([log.name for log in logs])]
     if len(logs) == 1:

@@ -1,7 +1,8 @@
 """Choose the table for every series of a log: as the user says, else as its name says."""
 
 import re
-from collections.abc import Mapping
+import shlex
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -9,7 +10,7 @@ import numpy as np
 from stabkit.convert.layers import NAME, LayerSeries, group_norms
 from stabkit.convert.layout import of_layout, order_of
 from stabkit.convert.naming import layer_signal
-from stabkit.convert.scores import proposed_target
+from stabkit.convert.scores import is_score, proposed_target
 from stabkit.convert.series import ConvertError, Log, Series, shown, tidy
 from stabkit.convert.targets import Target
 from stabkit.printing import counted
@@ -107,8 +108,6 @@ def place(
                 told = f"{shown(name)}=error:{_ERROR.sub('acc', name)}"
                 plan.notes.append(f"{shown(name)}, if it is the share of errors: --map {told}")
                 plan.options.append(f"--map={told}")
-    if not plan.evals:
-        _propose_score(plan, {name: series[name] for name in series if name not in targets})
     plan.layers = group_norms(of_layers, order_of(log.layout))
     plan.went += plan.layers.went
     for name in plan.layers.refused:
@@ -116,17 +115,26 @@ def place(
     return plan
 
 
-def _propose_score(plan: ConversionPlan, series: Mapping[str, Series]) -> None:
-    """Note how the first score among the series can be judged."""
-    for name, one in series.items():
-        if target := proposed_target(name, one):
+def propose_score(
+    logs: Sequence[Log], plans: Sequence[ConversionPlan], targets: Mapping[str, Target]
+) -> None:
+    """Note in each plan without an evaluation how the first score of the logs can be judged."""
+    names = dict.fromkeys(name for log in logs for name in log.series if name not in targets)
+    for name in filter(is_score, names):
+        of_runs = [log.series[name] for log in logs if name in log.series]
+        if target := proposed_target(name, of_runs):
+            break
+    else:
+        return
+    pair = f"{name}={target}"
+    for plan in plans:
+        if not plan.evals and any(source == name for source, _, _ in plan.went):
             plan.notes.append(
                 f"{shown(name)} looks like a score. To have its falls judged: "
-                f"--map {shown(name)}={target}. The numbers are its worst and its best value: "
-                "give the same two for all runs that you compare"
+                f"--map {shown(shlex.quote(pair), 200)}. The numbers are its worst and its best "
+                "value here: give the same two for all runs that you compare"
             )
-            plan.options.append(f"--map={name}={target}")
-            return
+            plan.options.append(f"--map={pair}")
 
 
 def _judge(name: str, asked: Target | None, series: Mapping[str, Series], held_out: bool) -> Target:
@@ -176,6 +184,7 @@ def _add_eval(
     series: Series,
     asked: bool,
 ) -> None:
+    infinite = int(np.isinf(series.values).sum())
     if target.ends is not None:
         series = _on_scale(source, series, *target.ends)
     scale = scale_of(series.values)
@@ -208,7 +217,8 @@ def _add_eval(
     values = evaluation.series.values
     finite = values[~np.isnan(values)]
     if target.ends is not None:
-        remark = "a score, {:g} is 0 and {:g} is 1; ".format(*target.ends)
+        remark = "a score, {:.12g} is 0 and {:.12g} is 1; ".format(*target.ends)
+        remark += f"{counted(infinite, 'infinite value')} left out; " if infinite else ""
     else:
         remark = "percent, divided by 100; " if scale == 100 else "taken as fractions; "
     remark += "1 minus the share of errors; " if target.error else ""
@@ -229,14 +239,18 @@ def _add_eval(
 
 
 def _on_scale(source: str, series: Series, worst: float, best: float) -> Series:
-    """Return a score with `worst` at 0 and `best` at 1. Raises ConvertError if it goes beyond."""
-    shares = (series.values - worst) / (best - worst)
+    """Return a score with `worst` at 0 and `best` at 1; values that are not finite are NaN.
+
+    Raises ConvertError if a value lies beyond them.
+    """
+    values = np.where(np.isfinite(series.values), series.values, np.nan)
+    shares = (values - worst) / (best - worst) + 0.0  # no -0.0
     beyond = np.flatnonzero((shares < 0) | (shares > 1))
     if beyond.size:
-        low, high = np.nanmin(series.values), np.nanmax(series.values)
+        low, high = np.nanmin(values), np.nanmax(values)
         raise ConvertError(
-            f"{shown(source)} holds {series.values[beyond[0]]:g}, which is not between {worst:g} "
-            f"and {best:g}: its values lie from {low:g} to {high:g}"
+            f"{shown(source)} holds {values[beyond[0]]:.12g}, which is not between {worst:.12g} "
+            f"and {best:.12g}: its values lie from {low:.12g} to {high:.12g}"
         )
     return Series(series.steps, shares)
 

@@ -9,6 +9,7 @@ from numpy.typing import ArrayLike, NDArray
 
 JUMPS_BY, AS_BEFORE = 2.0, 1.05  # times the rate before a restart; times the highest before it
 NEAR = 0.05  # of the way to the next restart
+GROWS_BY = 4.0  # from one cycle to the next; more is no rule
 DEEPER = 1.5  # times the deepest dip at a restart, of one that the run ends in
 
 
@@ -41,9 +42,17 @@ def restarts(rates: "pd.Series[float]") -> list[int]:
     return found.steps
 
 
-def usual_cycle(begin: Sequence[int]) -> float:
-    """Return the steps of the last whole cycle; 0 if there is none."""
-    return float(begin[-1] - begin[-2]) if len(begin) > 1 else 0.0
+def expected_cycle(begin: Sequence[int]) -> float:
+    """Return how many steps the cycle under way may take; 0 if none came to its end.
+
+    It is as long as the last whole cycle. If that one was longer than the one before, it grows by
+    the same factor once more, as with `T_mult` of torch's CosineAnnealingWarmRestarts.
+    """
+    whole = np.diff(begin)
+    if whole.size < 2:
+        return float(whole[-1]) if whole.size else 0.0
+    grown = whole[-1] / whole[-2]
+    return float(whole[-1] * (grown if 1 < grown <= GROWS_BY else 1))
 
 
 def explained_by_restarts(
@@ -52,10 +61,10 @@ def explained_by_restarts(
     """Tell for each event whether it begins at a restart and ends before the next.
 
     `shown`: the first step that shows the event; its onset may lie before. An event that begins
-    more than a twentieth of the way to the next restart behind one has another cause. The last
-    restart is as far from the next one as from the one before.
+    more than a twentieth of the way to the next restart behind one has another cause. The next one
+    after the last is taken to come after an `expected_cycle`.
     """
-    usual = usual_cycle(begin)
+    usual = expected_cycle(begin)
     found = []
     for onset, end, seen in zip(onsets, ends, shown, strict=True):
         last = max((step for step in begin if step <= seen), default=None)
@@ -80,7 +89,7 @@ def explained_dips(
     seen = np.asarray(shown).tolist()
     ends = dips["recovery"].fillna(math.inf)
     explained = explained_by_restarts(dips["onset"], ends, seen, begin)
-    if explained.any() and now < begin[-1] + usual_cycle(begin):
+    if explained.any() and now < begin[-1] + expected_cycle(begin):
         depth = dips["depth"].to_numpy()
         begins = explained_by_restarts(dips["onset"], np.zeros(len(dips)), seen, begin)
         explained |= begins & np.isinf(ends) & (depth <= DEEPER * depth[explained].max())
@@ -92,9 +101,10 @@ def still_at_restart(
 ) -> NDArray[np.bool_]:
     """Tell for each dip whether the last restart may yet explain it: its cycle is under way.
 
-    `steps`: of the evaluations so far. A cycle is taken to be as long as the one before it.
+    `steps`: of the evaluations so far. The cycle takes an `expected_cycle`; the first one is as
+    long as the run until its restart.
     """
-    if not begin or steps[-1] >= begin[-1] + (usual_cycle(begin) or begin[-1] - steps[0]):
+    if not begin or steps[-1] >= begin[-1] + (expected_cycle(begin) or begin[-1] - steps[0]):
         return np.zeros(len(dips), dtype=bool)
     seen = np.asarray(shown)
     begins = explained_by_restarts(dips["onset"], np.zeros(len(dips)), seen.tolist(), begin)

@@ -7,7 +7,7 @@ import pytest
 
 from stabkit.analyze.diagnosis import Diagnosis
 from stabkit.convert.convert import convert
-from stabkit.convert.scores import proposed_target
+from stabkit.convert.scores import is_score, proposed_target
 from stabkit.convert.series import ConvertError, Series
 from stabkit.convert.targets import parse_map
 from stabkit.store.reader import StoredRun
@@ -55,12 +55,38 @@ def test_proposed_ends_enclose_the_values() -> None:
     steps = np.arange(4)
     for name, values, target in (
         ("reward", [-21, -3, np.nan, 18.4], "score:reward:-21:19"),
+        (
+            "eval=reward x:1",
+            [1e9, 1e9 + 200, 1e9 - 150, 1e9],
+            "score:eval_reward_x_1:999999850:1000000200",
+        ),
         ("fid", [np.inf, 212.3, 80, 9.1], "score:fid:220:0"),
         ("val/ssim", [0.512, 0.9, 0.91, 0.934], "score:val/ssim:0.51:0.94"),
     ):
-        assert proposed_target(name, Series(steps, np.array(values))) == target
-    for name, values in (("entropy", [1, 2, 3, 4]), ("reward", [5, 5, 5, 5])):
-        assert proposed_target(name, Series(steps, np.array(values, dtype=float))) is None
+        assert is_score(name)
+        assert proposed_target(name, [Series(steps, np.array(values))]) == target
+        (parsed,) = parse_map([f"{name}={target}"]).items()
+        assert parsed[0] == name
+    assert proposed_target("reward", [Series(steps, np.full(4, 5.0))]) is None
+    assert not is_score("entropy")
+
+
+def test_one_scale_is_proposed_for_all_runs_of_a_log(tmp_path: Path) -> None:
+    rows = [
+        f"{run},{step},{low + step}" for run, low in (("a", 0), ("b", -90)) for step in range(9)
+    ]
+    (tmp_path / "log.csv").write_text("\n".join(["run,step,reward", *rows]) + "\n")
+    told = convert(tmp_path / "log.csv", tmp_path / "runs")
+    assert {option for run in told for option in run.plan.options} == {
+        "--map=reward=score:reward:-90:8"
+    }
+
+
+def test_infinite_values_of_a_score_are_left_out_and_told(tmp_path: Path) -> None:
+    values = np.array([1.0, np.inf, 5.0, -np.inf, np.nan, 3.0])
+    run = converted(tmp_path, "reward", values, "reward=score:reward:0:10")
+    assert run.evals("reward")["value"].dropna().tolist() == [0.1, 0.5, 0.3]
+    assert "2 infinite values left out" in str(run.dir.read_meta()["converted"])
 
 
 @pytest.mark.parametrize(

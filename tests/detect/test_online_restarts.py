@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from stabkit.detect.lr_restarts import OnlineRestarts
+from stabkit.detect.lr_restarts import OnlineRestarts, expected_cycle
 from stabkit.detect.online_dips import DipNews, OnlineDips
 
 CYCLE, EVERY, N = 200, 5, 1000
@@ -53,6 +53,29 @@ def test_a_fall_at_a_restart_that_stays_is_told_when_the_cycle_is_over(
     ((onset, when),) = confirmed(fed(accuracy, BEGIN))
     assert abs(onset - restart) <= EVERY
     assert told[0] <= when <= told[1]
+
+
+@pytest.mark.parametrize("seed", [1, 8, 13, 15])
+def test_an_onset_dated_too_early_is_still_at_its_restart(seed: int) -> None:
+    """Each of these seeds dates the onset at 386 or 391, before the restart at 400."""
+    rng, dips = np.random.default_rng(seed), OnlineDips(0.25)
+    news = []
+    for step in range(0, 700, EVERY):
+        dips.restarts = [400] if step >= 400 else []
+        lost = 0.12 * max(0.0, 1 - (step - 400) / 150) if step >= 400 else 0.0
+        news += dips.add(step + 1, rng.random(2000) < 0.75 - lost)
+    assert confirmed(news) == []
+
+
+@pytest.mark.parametrize(
+    ("begin", "steps"),
+    [
+        ([], 0), ([50], 0), ([50, 150], 100), ([100, 200, 300], 100), ([50, 150, 350], 400),
+        ([0, 50, 1050], 1000), ([0, 200, 300], 100),
+    ],
+)  # fmt: skip
+def test_a_cycle_grows_as_the_ones_before(begin: list[int], steps: int) -> None:
+    assert expected_cycle(begin) == steps
 
 
 def test_a_rate_that_comes_twice_is_one_restart() -> None:
