@@ -3,6 +3,7 @@
 import math
 from collections import Counter
 from collections.abc import Sequence
+from textwrap import fill
 
 import pandas as pd
 
@@ -53,7 +54,7 @@ def run_table(runs: Diagnoses) -> pd.DataFrame:
     the patch projection, alone or with others. The index has the paths of the runs.
     """
     both = [(run, cell_label(cell)) for cell in group_cells(runs) for run in cell.runs]
-    index = [str(run.path) for run, _ in both]
+    index = pd.Index([str(run.path) for run, _ in both], dtype=object)  # a path may be no UTF-8
     return pd.DataFrame([_row(run, cell) for run, cell in both], index=index)
 
 
@@ -112,6 +113,7 @@ def describe(runs: Diagnoses, table: pd.DataFrame) -> str:
         _text_table(table),
         *lacking_rows(table),
         *_findings(runs, table, shared),
+        *(fill(text, 100, break_long_words=False) for text in equal_runs(runs)),
         *_notes(runs),
         WORDS,
     ]
@@ -127,7 +129,7 @@ def _notes(runs: Diagnoses) -> list[str]:
 def _headline(runs: Diagnoses, table: pd.DataFrame) -> str:
     states = ", ".join(f"{n} {state}" for state, n in table["state"].value_counts().items())
     lines = [f"{one_line(runs.path)}: {counted(len(table), 'run')} ({states})"]
-    lines += [*broken_off(runs, table), *not_recorded(runs), *equal_runs(runs)]
+    lines += [*broken_off(runs, table), *not_recorded(runs)]
     lines += judged_on(table)
     lines += _evaluated(runs, len(table))
     searched = [d.accuracy.evals for d in runs if d.judged.accuracy]

@@ -55,14 +55,14 @@ def tell_verdict(runs: Diagnoses, table: pd.DataFrame) -> Verdict:
     if under_way:
         states = ", ".join(f"{n} {state}" for state, n in table["state"].value_counts().items())
         lines.append(f"Not every run came to its end ({states}): this is the verdict so far.")
-    lines += [*broken_off(runs, table), *not_recorded(runs), *equal_runs(runs)]
+    lines += [*broken_off(runs, table), *not_recorded(runs)]
     if unknown == len(table):
         lines += [nothing_said(table), *judged_on(table)]
         return Verdict("unknown", "Cannot be said", tuple(lines))
     if unknown:
         lines.append(f"{counted(unknown, 'run')} cannot be judged.")
     lines += lacking_rows(table)
-    lines += judged_on(table)
+    lines += [*judged_on(table), *equal_runs(runs)]
     known = counted(len(table) - unknown, "run")
     shared = shared_falls(runs)
     nothing = " ".join(nothing_found(runs, table, shared).split()) if bad.empty else ""
