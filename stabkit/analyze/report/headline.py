@@ -39,8 +39,8 @@ ONE_RUN = {
     "collapsed": "Collapsed",
     "unstable": "Unstable",
 }
+ROSE = {"clear_bursts": "burst", "swells": "swelled", "growths": "grew"}  # columns of a table
 DOUBT = {
-    "bursts": "gradients burst, swelled or grew",
     "outlier": "a single evaluation fell",
     "stuck": "the loss never fell",
 }
@@ -82,12 +82,19 @@ def tell_verdict(runs: Diagnoses, table: pd.DataFrame) -> Verdict:
         if failed:
             words += ", which failed" if len(table) == 1 else f", of which {failed} failed"
         return Verdict("warn" if failed else "good", words, (nothing, *told, *lines))
-    kinds = [DOUBT[str(kind)] for kind in doubtful["verdict"].unique()]
+    kinds = [_doubt(doubtful, str(kind)) for kind in doubtful["verdict"].unique()]
     words = f"{' and '.join(kinds)} in {counted(len(doubtful), 'run')}"
     if "bursts" in set(doubtful["verdict"]) and (table["metric"] != "").all():
         words += ", and accuracy does not show it"
     words = words[0].upper() + words[1:]
     return Verdict("warn", words, (nothing, *told, *lines))
+
+
+def _doubt(table: pd.DataFrame, kind: str) -> str:
+    """Say what made a verdict that is neither stable nor unstable."""
+    rows = table[table["verdict"] == kind]
+    rose = [word for column, word in ROSE.items() if rows[column].any()]
+    return f"gradients {listed(rose)}" if kind == "bursts" else DOUBT[kind]
 
 
 def no_event(table: pd.DataFrame, verdict: Verdict) -> str:
