@@ -5,8 +5,8 @@ import pandas as pd
 from stabkit.analyze.cells import group_cells, run_label
 from stabkit.analyze.diagnoses import Diagnoses
 from stabkit.analyze.diagnosis import BROKE_OFF
-from stabkit.analyze.text import listed, shortened
-from stabkit.printing import counted
+from stabkit.analyze.text import shortened
+from stabkit.printing import counted, first_of
 
 NAMED = 3  # runs; more are counted
 LONGEST = 160  # characters of a reason
@@ -48,7 +48,7 @@ def not_recorded(runs: Diagnoses) -> list[str]:
 
 
 def equal_runs(runs: Diagnoses) -> list[str]:
-    """Return a sentence for runs with the same evaluations: `a and b hold the same values: …`.
+    """Return a sentence for runs with the same evaluations: `a, b hold the same evaluations: …`.
 
     The log of one run that was converted twice would count as two seeds. A few evaluations may be
     equal by chance.
@@ -61,7 +61,8 @@ def equal_runs(runs: Diagnoses) -> list[str]:
                 values = evals[["step", "value"]].to_numpy().tobytes()
                 alike.setdefault(values, []).append(run_label(cell, run))
     found = [
-        f"{listed(labels[:MOST_EQUAL])} hold the same evaluations: each counts as a run of its own."
+        f"{first_of(labels, MOST_EQUAL)} hold the same evaluations: each counts as a run of its "
+        "own."
         for labels in alike.values()
         if len(labels) > 1
     ]
