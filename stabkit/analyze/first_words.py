@@ -103,5 +103,5 @@ def first_gap(table: pd.DataFrame) -> str:
 
 def sign_sought(table: pd.DataFrame) -> str:
     """Return `sign`, or `clear sign` if dips or bursts are there that are not clear enough."""
-    unclear = ["possible_dips", "confirmed_then", "bursts"]
+    unclear = ["possible_dips", "confirmed_then", "above_best", "bursts"]
     return "clear sign" if table[unclear].any(axis=None) else "sign"

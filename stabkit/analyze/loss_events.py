@@ -12,12 +12,14 @@ from stabkit.analyze.series import without_parts
 from stabkit.analyze.series_spikes import Series, joined, put_names, shifted, spikes_of_series
 from stabkit.detect import find_departure, find_long_rises, find_loss_unrest
 from stabkit.detect.collapse import CHANCE, NOTHING, SHORTEST
+from stabkit.detect.departure import ABOVE_BEST, RATIO
 from stabkit.detect.departure import COLUMNS as DEPARTURE
 from stabkit.detect.frames import rows_frame
 from stabkit.detect.loss_tail import ends_when_back, rose, spikes_that_stand_out
 from stabkit.detect.robust import MAD_TO_STD, ZEROS, rounded_by, zeros_since
 from stabkit.detect.spikes import usable_series
 from stabkit.detect.unrest import COLUMNS as UNREST
+from stabkit.store.names import is_held_out
 from stabkit.store.reader import StoredRun
 
 ALONE = 1.5  # times what was expected: from there on a single value of a loss is a spike
@@ -73,19 +75,32 @@ def lasts_or_is_large(spikes: pd.DataFrame) -> "pd.Series[bool]":
     return (spikes["end"] > spikes["flagged"]) | (spikes["ratio"] >= ALONE)
 
 
-def departures(found: Mapping[str, Series]) -> pd.DataFrame:
+def departures(found: Mapping[str, Series], ratio: float = RATIO) -> pd.DataFrame:
     """Return the rows of `find_departure` on each loss; the first column, series, names it.
 
     A loss that drops to exactly 0 and stays there has left too: its level is 0, its ratio NaN.
     """
     tables = []
     for name, series in found.items():
-        rows = find_departure(*series)
+        rows = find_departure(*series, ratio=ratio)
         tables.append((rows if len(rows) else _zeroed(*series)).assign(series=name))
     columns = ["series", "onset", "end", "best", "level", "ratio"]
     return (
         pd.concat(tables, ignore_index=True)[columns] if tables else pd.DataFrame(columns=columns)
     )
+
+
+def above_best(found: Mapping[str, Series]) -> pd.DataFrame:
+    """Return the losses that ended above their best level, with the columns of `departures`.
+
+    Those that left it are not among them. Held-out losses are, however high they end.
+    """
+    held_out = {name: series for name, series in found.items() if is_held_out(name)}
+    judged = of_level(found)
+    left = departures(judged)
+    rows = departures(judged | held_out, ABOVE_BEST)
+    rows = rows[~rows["series"].isin(left["series"]) & rows["ratio"].notna()]
+    return rows.reset_index(drop=True)
 
 
 def unrest(found: Mapping[str, Series]) -> pd.DataFrame:

@@ -66,6 +66,11 @@ class LossFound:
         """Losses that left their best level for good (`loss_events.departures`)."""
         return loss_events.departures(self.of_level)
 
+    @cached_property
+    def above_best(self) -> pd.DataFrame:
+        """Losses that ended above their best level; no verdict rests on them."""
+        return loss_events.above_best(self.series)
+
     @property
     def at_restarts(self) -> pd.DataFrame:
         """Spikes that restarts of the learning rate explain (`Diagnosis.at_restarts`)."""

@@ -21,7 +21,9 @@ from stabkit.analyze.sentence_parts import NAMED, RunOfRow, largest, named, run_
 from stabkit.analyze.series import accuracy_words
 from stabkit.analyze.shared_falls import SharedFall, shared_in_words
 from stabkit.analyze.text import layers_called, listed, risen_from, times
+from stabkit.detect.departure import RATIO
 from stabkit.printing import counted
+from stabkit.store.names import is_held_out
 
 SMALLEST_P = 1e-16  # smaller ones are below the rounding of the tests that give them
 
@@ -54,6 +56,7 @@ def events_in_words(
         *_confirmed_then(table, of),
         *_loss_spikes(table, of),
         *_unrest(table, of),
+        *_above_best(table, of),
         *_at_restarts(table),
         *_outliers(table, of),
         *_stuck(table, of),
@@ -179,6 +182,23 @@ def _loss_spikes(table: pd.DataFrame, of: RunOfRow) -> Iterator[str]:
         f"{number} in {counted(len(spiking), 'run')}. The largest ({named(where)}): "
         f"{spike['first']} rose to {times(spike['ratio'])}\n{risen_from(spike)}; it began at step "
         f"{spike['onset']:,} and {end}."
+    )
+
+
+def _above_best(table: pd.DataFrame, of: RunOfRow) -> Iterator[str]:
+    some = table[table["above_best"] > 0]
+    if some.empty:
+        return
+    where, _, row = largest(some, of, lambda run: run.loss.above_best, "ratio")
+    number = int(some["above_best"].sum())
+    losses = "loss ended above its" if number == 1 else "losses ended above their"
+    why = f"That counts from {RATIO:g} times on"
+    if is_held_out(row["series"]):
+        why = "That does not count: overfitting raises held-out losses too"
+    yield (
+        f"{number:,} {losses} best level, in {counted(len(some), 'run')}. The highest "
+        f"({named(where)}):\n{row['series']} ended at {times(row['ratio'])} its best level of "
+        f"{row['best']:.3g}, above it from step {row['onset']:,} on.\n{why}."
     )
 
 

@@ -49,9 +49,10 @@ def run_table(runs: Diagnoses) -> pd.DataFrame:
     accuracy, `level` the median of the last fifth of the evaluations, `best` the highest median of
     as many in a row. `lost_steps` are the steps spent in dips. `deepest` and `sag` (of the drifts)
     are fractions. These change no verdict: `possible_dips`, which healthy runs have too;
-    `confirmed_then`, dips confirmed while the run trained that the whole run does not show; and
-    `bursts` that are not among the `clear_bursts`. `patch_first` counts the bursts that began in
-    the patch projection, alone or with others. The index has the paths of the runs.
+    `confirmed_then`, dips confirmed while the run trained that the whole run does not show;
+    `above_best`, losses that ended above their best level and did not leave it; and `bursts` that
+    are not among the `clear_bursts`. `patch_first` counts the bursts that began in the patch
+    projection, alone or with others. The index has the paths of the runs.
     """
     both = [(run, cell_label(cell)) for cell in group_cells(runs) for run in cell.runs]
     index = pd.Index([str(run.path) for run, _ in both], dtype=object)  # a path may be no UTF-8
@@ -83,6 +84,7 @@ def _row(run: Diagnosis, cell: str) -> dict[str, object]:
         "outliers": len(run.accuracy.outliers),
         "loss_spikes": len(run.loss.spikes),
         "departures": len(run.loss.departures),
+        "above_best": len(run.loss.above_best),
         "unrest": len(run.unrest),
         "stuck": len(run.stuck),
         "bursts": len(run.gradients.bursts),

@@ -23,6 +23,7 @@ from stabkit.detect.spikes import MIN_HISTORY
 # The end level over the best one was 1.45 to 1.72 in three language models that left for good, and
 # at most 1.33 in fifteen other logs of real trainings.
 RATIO = 1.4
+ABOVE_BEST = 1.15  # the same for a loss that did not leave, but ended above its best level
 # A rise that passes: its ratio, and the share of what was gained that it loses. A learning rate
 # that restarts raises a loss for a while as well, by a tenth of what was gained.
 LONG_RATIO, LONG_LOST = 2.0, 0.25
@@ -46,17 +47,18 @@ COLUMNS = {
 }  # fmt: skip
 
 
-def find_departure(step: ArrayLike, loss: ArrayLike) -> pd.DataFrame:
+def find_departure(step: ArrayLike, loss: ArrayLike, *, ratio: float = RATIO) -> pd.DataFrame:
     """Find the step from which a loss stays above its best level until the run ends.
 
     The best level is the lowest running median, over a twentieth of the run, before the last fifth.
-    The end level is the median of the last fifth. The loss has left if the end level is RATIO times
-    the best one or more; where values are negative, if it lost half of what it had gained since the
-    first level. Both distances must exceed the noise of single values and the rounding of printed
-    ones. A distance less than twice as large as needed (in the logarithm) must also exceed the
-    earlier rises that came back, by half, since a loss may wander. A slow rise counts like a sudden
-    one. A loss that explodes at its beginning has left as well: it ends at ten times the second
-    lowest of its first five values, and triples from one value to the next before the first median.
+    The end level is the median of the last fifth. The loss has left if the end level is `ratio`
+    times the best one or more; where values are negative, if it lost half of what it had gained
+    since the first level. Both distances must exceed the noise of single values and the rounding of
+    printed ones. A distance less than twice as large as needed (in the logarithm) must also exceed
+    the earlier rises that came back, by half, since a loss may wander. A slow rise counts like a
+    sudden one. A loss that explodes at its beginning has left as well: it ends at ten times the
+    second lowest of its first five values, and triples from one value to the next before the first
+    median.
 
     Returns at most one row: onset (the first step after the loss was last near its best level),
     end (the last step), best and level (both levels), ratio (of the two, or NaN with negative
@@ -71,7 +73,7 @@ def find_departure(step: ArrayLike, loss: ArrayLike) -> pd.DataFrame:
     last = max(1, round(len(y) / 5))
     at = int(middle[:-last].argmin())
     best, level = float(middle[at]), float(np.median(y[-last:]))
-    far = math.log(RATIO) if positive else LOST * max(float(middle[0]) - best, 0.0)
+    far = math.log(ratio) if positive else LOST * max(float(middle[0]) - best, 0.0)
     noise = _noise(y, middle, WIDE)
     rise = level - best
     if positive and _explodes(y, level, noise):
@@ -86,8 +88,8 @@ def find_departure(step: ArrayLike, loss: ArrayLike) -> pd.DataFrame:
     levels = (math.exp(best), math.exp(level)) if positive else (best, level)
     if levels[1] - levels[0] < rounded_by(values):
         return rows_frame([], COLUMNS)
-    ratio = ratio_of(rise) if positive else math.nan
-    return rows_frame([(onset, steps[-1], *levels, ratio)], COLUMNS)
+    found = ratio_of(rise) if positive else math.nan
+    return rows_frame([(onset, steps[-1], *levels, found)], COLUMNS)
 
 
 def _largest_rise(middle: FloatArray) -> float:

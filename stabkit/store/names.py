@@ -52,8 +52,13 @@ def has_level(name: str) -> bool:
 
     A held-out loss rises by overfitting as well. Losses of a game have no level of their own.
     """
+    return not words(name) & GAMES and not is_held_out(name)
+
+
+def is_held_out(name: str) -> bool:
+    """Return whether a loss is that of held-out samples: `val/loss`, `testLoss`, `tel` of llm.c."""
     found = words(name)
-    return not found & (HELD_OUT | GAMES | {"tel"}) and not any(
+    return bool(found & (HELD_OUT | {"tel"})) or any(
         word.endswith("loss") and word[:-4] in HELD_OUT for word in found
     )
 
