@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from benchmarks.calibration import __main__ as command
-from benchmarks.calibration import dip_rules, dips, drifts, losses, rivals, spikes
+from benchmarks.calibration import dip_rules, dips, drifts, lengths, levels, losses, rivals, spikes
 from benchmarks.calibration.scores import TESTING, TUNING, f1, interval, matched, per_steps
 from stabkit.detect.simulate import HEALTHY, Planted, SimulatedCurve, Spike, healthy, norms
 
@@ -121,6 +121,29 @@ def test_a_planted_spike_of_a_loss_counts_and_a_healthy_loss_has_none() -> None:
     assert losses.alarm("nearly normal, 3 %", 2_000, TESTING) == (False, False)
 
 
+def test_a_dip_is_found_in_series_of_any_length_and_none_in_healthy_ones() -> None:
+    for evals in (45, 100):
+        assert sum(lengths.alarm(evals, TESTING)) == 0
+        assert np.mean([lengths.hit(evals, TESTING + i) for i in range(10)]) > 0.4
+    curve = lengths.bending(45, np.random.default_rng(0), (Planted(20, 5, 0.2),))
+    assert curve.accuracy[22] < curve.accuracy[18] - 0.1
+
+
+@pytest.mark.parametrize("factor", levels.FACTORS)
+def test_every_change_of_a_loss_is_told_once_and_none_in_a_healthy_one(factor: str) -> None:
+    kinds = ("departure", "long rise", "unrest", "above its best")
+    told = dict(zip(kinds, levels.of_loss("t5, 3 %", factor, 1_000, TESTING), strict=True))
+    assert sum(told.values()) == 1, told
+    assert not any(levels.of_loss("t5, 3 %", "", 1_000, TESTING))
+
+
+def test_growth_and_unrest_are_found_where_they_were_planted() -> None:
+    assert levels.of_norm("stationary", 50.0, TESTING)
+    assert not levels.of_norm("stationary", 10.0, TESTING)
+    assert levels.of_accuracy("real_lr004", 0.3, 2, TESTING)
+    assert not levels.of_accuracy("real_lr004", 0.0, 2, TESTING)
+
+
 def test_scores_and_their_intervals() -> None:
     assert matched([(10, 12), (40, 44)], [(11, 11), (12, 13), (80, 81)]) == (1, 2, 1)
     assert f1([(1, 2, 1)]) == pytest.approx(2 / 5)
@@ -147,4 +170,4 @@ def test_an_unknown_subject_is_refused(
     monkeypatch.setattr("sys.argv", ["calibration", "dip"])
     with pytest.raises(SystemExit):
         command.main()
-    assert "no subject dip; there are dips, possible, rivals, stricter" in capsys.readouterr().err
+    assert "no subject dip; there are dips, possible, lengths, rivals" in capsys.readouterr().err

@@ -25,6 +25,7 @@ from benchmarks.lib.pages import fill
 SUBJECTS = {  # name -> module and function that return its tables; imported when it is asked for
     "dips": "dips.dip_tables",
     "possible": "possible.possible_tables",
+    "lengths": "lengths.length_table",
     "rivals": "rivals.rival_tables",
     "stricter": "stricter.stricter_table",
     "drifts": "drifts.drift_tables",
@@ -32,6 +33,7 @@ SUBJECTS = {  # name -> module and function that return its tables; imported whe
     "online_spikes": "online_spikes.online_spike_tables",
     "spikes": "spikes.spike_tables",
     "losses": "losses.loss_tables",
+    "levels": "levels.level_tables",
     "bursts": "bursts.burst_tables",
     "order": "relations.order_tables",
     "association": "relations.association_tables",
