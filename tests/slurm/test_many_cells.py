@@ -32,6 +32,7 @@ from stabkit.store.gaps import gaps
 from stabkit.store.reader import open_run
 from stabkit.train.loop import train
 from tests.conftest import small_config
+from tests.slurm.cluster import Cluster
 from tests.slurm.conftest import Site
 from tests.slurm.preloaded_python import preloaded_python
 from tests.train.test_resume import assert_same_run
@@ -96,8 +97,6 @@ def launch(site: Site, python: str, *words: str) -> Launch:
     calls.write_text("")
     env = site.cluster.env | {"COUNTED_CALLS": str(calls)}
     env["PATH"] = f"{bin_folder}{os.pathsep}{env['PATH']}"
-    # The cluster reads all of /proc every second for each job, which takes a third of two cores.
-    env |= {"SBATCH_ACCTG_FREQ": "task=30", "SLURM_ACCTG_FREQ": "task=30"}
     began = time.monotonic()
     with (site.folder / "said").open("w+") as said:
         process = subprocess.Popen(
@@ -182,6 +181,19 @@ def assert_whole(cell: RunDir) -> None:
         rows = [tuple(row.values()) for part in parts for row in part.select(keys).to_pylist()]
         assert rows, cell.path
         assert len(rows) == len(set(rows)), f"{cell.path}: a row of {table} is there twice"
+
+
+@pytest.fixture(autouse=True)
+def rare_accounting(cluster: Cluster) -> Iterator[None]:
+    """Let SLURM look at memory rarely: it reads all of /proc for each job, half of two cores."""
+    conf = cluster.folder / "slurm.conf"
+    before = conf.read_text()
+    assert "Frequency=task=1\n" in before
+    conf.write_text(before.replace("Frequency=task=1\n", "Frequency=task=30\n"))
+    cluster.command("scontrol", "reconfigure")
+    yield
+    conf.write_text(before)
+    cluster.command("scontrol", "reconfigure")
 
 
 @pytest.fixture
