@@ -90,17 +90,16 @@ def departures(found: Mapping[str, Series], ratio: float = RATIO) -> pd.DataFram
     )
 
 
-def above_best(found: Mapping[str, Series]) -> pd.DataFrame:
+def above_best(found: Mapping[str, Series], left: pd.DataFrame) -> pd.DataFrame:
     """Return the losses that ended above their best level, with the columns of `departures`.
 
-    Those that left it are not among them. Held-out losses are, however high they end.
+    Those that have `left` it, by `departures`, are not among them. Held-out losses are, however
+    high they end.
     """
     held_out = {name: series for name, series in found.items() if is_held_out(name)}
-    judged = of_level(found)
-    left = departures(judged)
-    rows = departures(judged | held_out, ABOVE_BEST)
-    rows = rows[~rows["series"].isin(left["series"]) & rows["ratio"].notna()]
-    return rows.reset_index(drop=True)
+    others = {n: s for n, s in of_level(found).items() if n not in set(left["series"])}
+    rows = departures(others | held_out, ABOVE_BEST)
+    return rows[rows["ratio"].notna()].reset_index(drop=True)
 
 
 def unrest(found: Mapping[str, Series]) -> pd.DataFrame:

@@ -69,7 +69,7 @@ class LossFound:
     @cached_property
     def above_best(self) -> pd.DataFrame:
         """Losses that ended above their best level; no verdict rests on them."""
-        return loss_events.above_best(self.series)
+        return loss_events.above_best(self.series, self.departures)
 
     @property
     def at_restarts(self) -> pd.DataFrame:

@@ -8,10 +8,12 @@ from typing import Any, NamedTuple
 from stabkit.convert.naming import EPOCHS, STEPS
 
 _NUMBER = r"[-+]?(?:\d+(?:,\d+)*\.?\d*(?:[eE][-+]?\d+)?|\.\d+(?:[eE][-+]?\d+)?|nan|inf(?:inity)?)"
-_WORD = r"[A-Za-z_][\w@/.\-]*+"  # possessive: no backtracking, so a long line stays fast
+_WORD = r"[A-Za-z_][\w@/.\-]*"
 _NOT_A_WORD = r"(?!(?:nan|inf(?:inity)?)\b)"  # in `loss nan lr 0.1` it is the number
 _PAIR = re.compile(
-    rf"(?<![\w@/.\-])(?P<name>{_WORD}(?: {_NOT_A_WORD}{_WORD}){{0,5}}+)"
+    # A lookahead does not backtrack, so a long line stays fast. A possessive quantifier would do,
+    # but Python 3.11.0 to 3.11.4 match groups with one wrongly.
+    rf"(?<![\w@/.\-])(?=(?P<name>{_WORD}(?: {_NOT_A_WORD}{_WORD}){{0,5}}))(?P=name)"
     r"['\"]?(?:\s*\([A-Za-z/ ]+\))?"
     rf"(?:\s*[:=]\s*|\s+)(?P<number>{_NUMBER})(?P<scale>[kKMB]\b)?(?![\w.]|:\d)"
     r"(?:(?P<percent>\s?%)|\s?(?:ms|s|it/s)\b)?",

@@ -89,8 +89,9 @@ def test_a_report_reads_each_table_once_and_finds_once(
     assert reads == dict.fromkeys(expected - {"1/layers"}, 1)
     once_a_run = dict.fromkeys(DETECTORS, 3)
     # bursts of the layers' spikes, all and those that stand out, of their swells, their growth and
-    # of the loss; outliers also of the mean of the seeds
-    assert detections == once_a_run | {"find_bursts": 15, "find_outliers": 4}
+    # of the loss; outliers also of the mean of the seeds; whether a loss left, or ended above its
+    # best level
+    assert detections == once_a_run | {"find_bursts": 15, "find_outliers": 4, "find_departure": 6}
 
 
 @pytest.mark.lengthy
