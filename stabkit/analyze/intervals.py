@@ -69,7 +69,7 @@ def unpaired_test(first: ArrayLike, second: ArrayLike) -> MeanTest:
     The same as `paired_test`, with Welch's test for fewer than `ENOUGH` values in an arm. If the
     arms differ in size by a factor of `UNEQUAL`, the larger p-value counts of Welch's test and of a
     permutation test of its statistic: with 3 values against 9, of which half lie far lower, Welch's
-    test alone finds a difference in 16 % of cases without any.
+    test alone finds a difference in 17 % of cases without any.
     """
     one, two = _known(first), _known(second)
     n, fewest = (one.size, two.size), min(one.size, two.size)
