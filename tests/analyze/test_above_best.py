@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from stabkit.cli import main
 from stabkit.detect.departure import ABOVE_BEST, RATIO
 from stabkit.runs import Run
 from tests.analyze.test_any_run import converted, told
@@ -37,6 +38,10 @@ def test_a_training_loss_that_climbs_is_stable_and_told(tmp_path: Path, capsys) 
     assert "1 loss ended above its best level, in 1 run" in text
     assert f"loss ended at {row.ratio:.1f} times its best level" in text
     assert "That counts from 1.4 times on." in text
+    assert main(["report", str(run.path), "-o", str(tmp_path / "page.html")]) == 0
+    page = (tmp_path / "page.html").read_text()
+    assert "1 loss ended above its best level, and does not count." in page
+    assert "No event was found" not in page
 
 
 def test_a_held_out_loss_is_told_however_high_it_ends(tmp_path: Path, capsys) -> None:

@@ -104,10 +104,16 @@ def no_event(table: pd.DataFrame, verdict: Verdict) -> str:
     weak = {"gradient burst": "bursts", "possible dip": "possible_dips"}
     sums = {name: int(table[column].sum()) for name, column in weak.items()}
     found = [counted(number, name) for name, number in sums.items() if number]
-    if not found:
-        return "No event was found."
-    do = "does" if sum(sums.values()) == 1 else "do"
-    return f"{listed(found)} {do} not stand out from the noise, and {do} not count."
+    above, texts = int(table["above_best"].sum()), []
+    if found:
+        do = "does" if sum(sums.values()) == 1 else "do"
+        texts.append(f"{listed(found)} {do} not stand out from the noise, and {do} not count.")
+    if above:
+        losses = "1 loss ended above its best level, and does"
+        if above > 1:
+            losses = f"{above:,} losses ended above their best level, and do"
+        texts.append(f"{losses} not count.")
+    return " ".join(texts) or "No event was found."
 
 
 def isolated(text: object) -> str:
