@@ -63,7 +63,11 @@ def find_departure(step: ArrayLike, loss: ArrayLike, *, ratio: float = RATIO) ->
     Returns at most one row: onset (the first step after the loss was last near its best level),
     end (the last step), best and level (both levels), ratio (of the two, or NaN with negative
     values). Non-finite values are left out. This is a threshold, not a test.
+
+    Raises ValueError unless `ratio` is above 1.
     """
+    if not ratio > 1:
+        raise ValueError(f"ratio must be above 1, got {ratio}")
     steps, values = _finite(step, loss)
     if len(values) < SHORTEST:
         return rows_frame([], COLUMNS)

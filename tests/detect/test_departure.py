@@ -135,3 +135,16 @@ def test_an_earlier_rise_that_came_back_hides_no_large_one() -> None:
     loss[150:180] *= 20
     loss[250:] *= 2.5
     assert len(find_departure(STEPS, loss)) == 1
+
+
+@pytest.mark.parametrize("ratio", [1.0, -2.0, float("nan")])
+def test_a_ratio_that_is_none_is_refused(ratio: float) -> None:
+    with pytest.raises(ValueError, match="ratio must be above 1, got"):
+        find_departure(np.arange(50), np.ones(50), ratio=ratio)
+
+
+def test_a_smaller_ratio_finds_a_smaller_departure() -> None:
+    loss = np.where(np.arange(200) < 100, 1.0, 1.25)
+    assert find_departure(np.arange(200), loss).empty
+    (row,) = find_departure(np.arange(200), loss, ratio=1.2).itertuples()
+    assert (row.onset, row.ratio) == (pytest.approx(100, abs=6), pytest.approx(1.25))
