@@ -52,9 +52,8 @@ class Accuracy:
 class Falls(NamedTuple):
     """How an accuracy fell or swung.
 
-    Rows of `find_dips`, possible dips, `find_drift`, `find_outliers`, `find_unrest`. `shown`
-    [dips]: the step of the first evaluation that shows each dip. `steps`, `accuracy`: of the
-    evaluations that were searched.
+    Rows of `find_dips`, possible dips, `find_drift`, `find_outliers`, `find_unrest`.
+    `steps`, `accuracy`: of the evaluations that were searched.
     """
 
     dips: pd.DataFrame
@@ -62,7 +61,6 @@ class Falls(NamedTuple):
     drifts: pd.DataFrame
     outliers: pd.DataFrame
     unrest: pd.DataFrame
-    shown: NDArray[np.int64]
     steps: NDArray[np.int64]
     accuracy: NDArray[np.float64]
 
@@ -105,8 +103,7 @@ def falls(seen: Accuracy) -> Falls:
     swung = _unrest(seen, alone["onset"].to_numpy())
     alone = _outside(swung, _outside(found, alone))
     steps, accuracy = seen.evals["step"].to_numpy(), seen.evals["value"].to_numpy()
-    shown = shown_from(steps, found["onset"].to_numpy())
-    return Falls(found, possible, sagged, alone, swung, shown, steps, accuracy)
+    return Falls(found, possible, sagged, alone, swung, steps, accuracy)
 
 
 def shown_from(steps: NDArray[np.int64], onsets: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -30,8 +30,8 @@ def dips_by_restarts(found: Falls, begin: Sequence[int]) -> Parted:
 
     `begin`: steps of restarts.
     """
-    now = int(found.steps[-1]) if len(found.steps) else 0
-    return _parted(found.dips, explained_dips(found.dips, found.shown, now, begin))
+    explained = explained_dips(found.dips, found.steps, found.accuracy, begin)
+    return _parted(found.dips, explained)
 
 
 def drifts_by_restarts(found: Falls, begin: Sequence[int]) -> Parted:

@@ -2,15 +2,19 @@
 
 import math
 from collections.abc import Iterable, Sequence
+from itertools import pairwise
 
 import numpy as np
 import pandas as pd
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
+
+from stabkit.detect.robust import FloatArray
 
 JUMPS_BY, AS_BEFORE = 2.0, 1.05  # times the rate before a restart; times the highest before it
 NEAR = 0.05  # of the way to the next restart
 GROWS_BY = 4.0  # from one cycle to the next; more is no rule
-DEEPER = 1.5  # times the deepest dip at a restart, of one that the run ends in
+DEEPER = 1.5  # times the deepest fall at a restart, of a dip that the run ends in
+EARLY = 2  # evaluations; an onset may be dated so many too early
 
 
 class OnlineRestarts:
@@ -78,26 +82,51 @@ def explained_by_restarts(
 
 
 def explained_dips(
-    dips: pd.DataFrame, shown: ArrayLike, now: int, begin: Sequence[int]
+    dips: pd.DataFrame, steps: NDArray[np.int64], accuracy: FloatArray, begin: Sequence[int]
 ) -> NDArray[np.bool_]:
     """Tell for each dip whether a restart explains it: it begins there, and ends before the next.
 
-    `dips`: onset, recovery, depth. `shown` [dips]: the step of the first evaluation that shows it.
-    `now`: the step of the last evaluation. A dip without a recovery is explained if the last cycle
-    is not complete and the dip hardly deeper than those at other restarts.
+    `dips`: onset, recovery, depth. `steps`, `accuracy`: of the evaluations so far. A dip without a
+    recovery is explained if it begins at the last restart, whose cycle is not complete, and is
+    hardly deeper than the falls at the restarts before.
     """
-    seen = np.asarray(shown).tolist()
-    ends = dips["recovery"].fillna(math.inf)
-    explained = explained_by_restarts(dips["onset"], ends, seen, begin)
-    if explained.any() and now < begin[-1] + expected_cycle(begin):
-        depth = dips["depth"].to_numpy()
-        begins = explained_by_restarts(dips["onset"], np.zeros(len(dips)), seen, begin)
-        explained |= begins & np.isinf(ends) & (depth <= DEEPER * depth[explained].max())
+    if dips.empty or not begin:
+        return np.zeros(len(dips), dtype=bool)
+    explained = explained_by_restarts(
+        dips["onset"], dips["recovery"].fillna(math.inf), _shown(dips, steps), begin
+    )
+    if steps[-1] < begin[-1] + expected_cycle(begin):
+        hardly_deeper = dips["depth"].to_numpy() <= DEEPER * _deepest_fall(steps, accuracy, begin)
+        explained |= _open_at_last(dips, steps, begin) & hardly_deeper
     return explained
 
 
+def _shown(dips: pd.DataFrame, steps: NDArray[np.int64]) -> list[int]:
+    """Return the first step that surely shows each dip: its onset may be dated too early."""
+    first = np.searchsorted(steps, dips["onset"], side="right")
+    shown: list[int] = steps[np.minimum(first + EARLY, steps.size - 1)].tolist()
+    return shown
+
+
+def _deepest_fall(steps: NDArray[np.int64], accuracy: FloatArray, begin: Sequence[int]) -> float:
+    """Return the deepest fall at a restart but the last: from the level before to the lowest.
+
+    The level is the mean of three evaluations. The lowest is in the first quarter of the cycle,
+    where the rate is near to that of the restart.
+    """
+    falls = [0.0]
+    seen = np.isfinite(accuracy)
+    steps, accuracy = steps[seen], accuracy[seen]
+    for restart, later in pairwise(begin):
+        before = accuracy[steps < restart][-3:]
+        after = accuracy[(steps >= restart) & (steps < restart + (later - restart) / 4)]
+        if before.size and after.size:
+            falls.append(float(before.mean() - after.min()))
+    return max(falls)
+
+
 def still_at_restart(
-    dips: pd.DataFrame, shown: ArrayLike, steps: Sequence[int], begin: Sequence[int]
+    dips: pd.DataFrame, steps: NDArray[np.int64], begin: Sequence[int]
 ) -> NDArray[np.bool_]:
     """Tell for each dip whether the last restart may yet explain it: its cycle is under way.
 
@@ -106,7 +135,15 @@ def still_at_restart(
     """
     if not begin or steps[-1] >= begin[-1] + (expected_cycle(begin) or begin[-1] - steps[0]):
         return np.zeros(len(dips), dtype=bool)
-    seen = np.asarray(shown)
-    begins = explained_by_restarts(dips["onset"], np.zeros(len(dips)), seen.tolist(), begin)
-    found: NDArray[np.bool_] = begins & dips["recovery"].isna().to_numpy() & (seen >= begin[-1])
+    return _open_at_last(dips, steps, begin)
+
+
+def _open_at_last(
+    dips: pd.DataFrame, steps: NDArray[np.int64], begin: Sequence[int]
+) -> NDArray[np.bool_]:
+    """Tell for each dip whether it begins at the last restart and has not recovered."""
+    shown = _shown(dips, steps)
+    begins = explained_by_restarts(dips["onset"], np.zeros(len(dips)), shown, begin)
+    late = np.array(shown) >= begin[-1]
+    found: NDArray[np.bool_] = begins & late & dips["recovery"].isna().to_numpy()
     return found

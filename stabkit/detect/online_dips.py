@@ -37,7 +37,6 @@ CONFIRMED_AFTER = 8
 WATCHED = 24  # evaluations after the suspicion, at each of which it is searched for again
 CLEARLY = 1.25  # times the bar
 PATIENCE = 4  # evaluations; the noise of a short series varies, and with it what a search finds
-EARLY = 2  # evaluations
 TAIL = 256  # evaluations that one search sees
 LOOK_EVERY = 32  # evaluations between searches of a curve in which nothing is low
 AFTER_LOW = (0, 4, 8, 12)  # evaluations since two low ones; what follows a dip shows how low it is
@@ -174,19 +173,14 @@ class OnlineDips:
         return news
 
     def _by_restarts(self, dips: pd.DataFrame, over: bool) -> list[bool]:
-        """Tell for each dip whether a restart explains it, or may yet explain it.
-
-        The last evaluations date an onset up to `EARLY` evaluations too early.
-        """
+        """Tell for each dip whether a restart explains it, or may yet explain it."""
         begin = [step for step in self.restarts if step <= self._steps[-1]]
         if not begin or dips.empty:
             return [False] * len(dips)
         steps = np.array(self._steps)
-        first = np.searchsorted(steps, dips["onset"], side="right")
-        shown = steps[np.minimum(first + EARLY, steps.size - 1)]
-        found = explained_dips(dips, shown, self._steps[-1], begin)
+        found = explained_dips(dips, steps, np.array(self._accuracy), begin)
         if not over:
-            found |= still_at_restart(dips, shown, self._steps, begin)
+            found |= still_at_restart(dips, steps, begin)
         spared: list[bool] = found.tolist()
         return spared
 

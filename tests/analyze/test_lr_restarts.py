@@ -6,7 +6,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from stabkit.detect.lr_restarts import restarts
+from stabkit.detect import find_dips
+from stabkit.detect.lr_restarts import explained_dips, restarts
 from tests.analyze.test_any_run import converted, told
 
 
@@ -100,3 +101,37 @@ def test_what_does_not_come_back_at_the_end_of_a_cycle_counts(tmp_path: Path, fa
     else:
         columns["train_loss"][75:78] += 0.5
     assert converted(tmp_path, columns, np.arange(100)).verdict == "unstable"
+
+
+def unexplained(columns: dict[str, np.ndarray]) -> pd.DataFrame:
+    """Return the dips of the accuracy that no restart explains."""
+    accuracy = columns["val_acc"]
+    at = np.arange(accuracy.size)
+    dips = find_dips(at, accuracy)
+    begin = restarts(pd.Series(columns["lr"], index=at))
+    return dips[~explained_dips(dips, at, accuracy, begin)]
+
+
+@pytest.mark.lengthy
+def test_an_onset_that_is_dated_up_to_three_evaluations_before_a_restart_is_explained() -> None:
+    early = 0
+    for seed in (102, 117, 119, 123, 141, 201):
+        columns = sgdr(seed)
+        assert unexplained(columns).empty
+        onsets = find_dips(np.arange(900), columns["val_acc"])["onset"].to_numpy()
+        early += int(np.sum(np.isin(onsets, [223, 222, 448, 447, 673, 672])))
+    assert early >= 4
+    columns = sgdr(102)
+    columns["val_acc"][440:480] -= 0.2
+    (found,) = unexplained(columns).itertuples()
+    assert found.onset == pytest.approx(439, abs=2)
+
+
+def test_the_last_cycle_is_compared_with_falls_that_were_not_found_as_dips() -> None:
+    for seed in (107, 120, 122, 137):
+        columns = by_epoch(seed, 110)
+        at = np.arange(110)
+        assert find_dips(at, columns["val_acc"])["recovery"].isna().any()
+        assert unexplained(columns).empty
+        columns["val_acc"][100:] -= 0.12
+        assert len(unexplained(columns)) == 1
