@@ -95,10 +95,35 @@ def explained_dips(
     explained = explained_by_restarts(
         dips["onset"], dips["recovery"].fillna(math.inf), _shown(dips, steps), begin
     )
+    explained &= ~_lost_for_good(dips, steps, accuracy, begin)
     if steps[-1] < begin[-1] + expected_cycle(begin):
         hardly_deeper = dips["depth"].to_numpy() <= DEEPER * _deepest_fall(steps, accuracy, begin)
         explained |= _open_at_last(dips, steps, begin) & hardly_deeper
     return explained
+
+
+def _lost_for_good(
+    dips: pd.DataFrame, steps: NDArray[np.int64], accuracy: FloatArray, begin: Sequence[int]
+) -> NDArray[np.bool_]:
+    """Tell for each dip whether half of its depth is still missing when the cycle is complete.
+
+    The levels compared are means of three evaluations outside of dips: the last up to the onset,
+    and the last before the next restart or the end of the run.
+    """
+    usual = expected_cycle(begin)
+    complete = usual and steps[-1] >= begin[-1] + (1 - NEAR) * usual
+    ends = [*begin, int(steps[-1]) + 1] if complete else begin
+    outside = np.isfinite(accuracy)
+    for dip in dips.itertuples():
+        outside &= ~((steps > dip.onset) & ~(steps >= dip.recovery))  # to the end if it is NaN
+    lost = []
+    for dip in dips.itertuples():
+        end = min((at for at in ends if at > dip.recovery), default=-math.inf)
+        before = accuracy[outside & (steps <= dip.onset)][-3:]
+        after = accuracy[outside & (steps >= dip.recovery) & (steps < end)][-3:]
+        both = before.size and after.size
+        lost.append(bool(both and before.mean() - after.mean() > dip.depth / 2))
+    return np.array(lost, dtype=bool)
 
 
 def _shown(dips: pd.DataFrame, steps: NDArray[np.int64]) -> list[int]:

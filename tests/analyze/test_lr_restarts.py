@@ -135,3 +135,14 @@ def test_the_last_cycle_is_compared_with_falls_that_were_not_found_as_dips() -> 
         assert unexplained(columns).empty
         columns["val_acc"][100:] -= 0.12
         assert len(unexplained(columns)) == 1
+
+
+@pytest.mark.lengthy
+def test_what_half_stays_lost_when_the_cycle_is_over_is_no_fall_of_the_restart() -> None:
+    told = 0
+    for seed in range(300, 320):
+        columns = by_epoch(seed)
+        assert unexplained(columns).empty
+        columns["val_acc"][75:] -= 0.08
+        told += not unexplained(columns).empty
+    assert told >= 16
