@@ -183,6 +183,9 @@ def _guard(folder: Path, accounting: bool) -> None:
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(1))
     try:
         _start(folder, accounting)
+        # Nobody waits for the children that jobs leave. Ended ones would stay in /proc, which SLURM
+        # reads for every job: after a thousand jobs that is most of its work.
+        signal.signal(signal.SIGCHLD, signal.SIG_IGN)
         print("ready", flush=True)
         sys.stdin.read()
     except (OSError, RuntimeError, subprocess.CalledProcessError) as error:

@@ -54,6 +54,25 @@ def test_an_array_is_limited(cluster: Cluster) -> None:
     assert len(cluster.state(job).split()) == 5
 
 
+def test_ended_processes_of_jobs_do_not_stay(cluster: Cluster) -> None:
+    job = submit(cluster, "(true &) ; true", "--array=0-4")
+    wait("done", lambda: set(cluster.state(job).split()) == {"COMPLETED"})
+    (guard,) = (
+        process.parent.name
+        for process in Path("/proc").glob("[0-9]*/cmdline")
+        if f'{module.__file__}\0["{cluster.folder}"'.encode() in process.read_bytes()
+    )
+
+    def ended() -> list[str]:
+        """Return the names of the guard's children that have ended and still have a number."""
+        lines = subprocess.run(
+            ["ps", "--ppid", guard, "-o", "stat=,comm="], capture_output=True, text=True, check=True
+        ).stdout.splitlines()
+        return [line for line in lines if line.startswith("Z")]
+
+    wait("no ended process", lambda: not ended())
+
+
 def warned_job(tmp_path: Path) -> tuple[str, Path]:
     """Write a job that saves its state and ends when told to; return where it writes."""
     log, step = tmp_path / "log", tmp_path / "step"
