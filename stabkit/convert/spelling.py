@@ -12,10 +12,10 @@ _POINTS = re.compile(r"[-+]?[1-9]\d{0,2}(?:\.\d{3})+,\d+")
 _AROUND = ' \t\r\n"'  # `1, "2"`: a quote after a blank is part of the cell
 _OF_C = {"-1.#ind": "nan", "1.#ind": "nan", "1.#qnan": "nan", "-1.#qnan": "nan", "-nan(ind)": "nan",
          "nan(ind)": "nan", "1.#inf": "inf", "-1.#inf": "-inf"}  # fmt: skip
-_ONE = r"([-+]?(?:\d++\.?+\d*+(?:e[-+]?\d++)?+|\.\d++|nan|inf))"  # possessive: no backtracking
+_ONE = r"([-+]?(?:\d++\.?+\d*+(?:e[-+]?\d++)?|\.\d++|nan|inf))"  # possessive: no backtracking
 # tensor(2.3, device='cuda:0', grad_fn=<NllLossBackward0>), np.float64(2.3), Array([2.3], dtype=…)
 _WRAPPED = re.compile(
-    rf"(?<![\w.])(?:\w++\.)*+(?:tensor|array|b?float\d+|u?int\d+)"
+    rf"(?<![\w.])(?:\w++\.)*(?:tensor|array|b?float\d+|u?int\d+)"
     rf"\(\s*(?:{_ONE}|\[\s*{_ONE}\s*\])\s*(?:,\s*\w+=[^()]*)?\)",
     re.IGNORECASE,
 )
