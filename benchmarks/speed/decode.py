@@ -4,7 +4,8 @@ The folder holds JPEGs whose longer side has 500 pixels, of ten shapes, as Image
 It is made here, the same each time. A rate a core is images for each second of processor time, of
 all processes that take part. Sides take turns. Peers: Pillow in threads of the training process,
 which is what `ImageSet.load` did before; torchvision's ImageFolder in torch's DataLoader; and,
-where they are installed, the decoders of TorchCodec and simplejpeg in threads of this process.
+where they are installed, DALI on the CPU, and the decoders of TorchCodec and simplejpeg in threads
+of this process.
 
 The training step is a small MoCo v3 at 224 px, whose views take most of it.
 """
@@ -183,6 +184,33 @@ def in_threads_of_this(
     return Side(load)
 
 
+def dali_side(files: Sequence[Path], workers: int) -> Side | None:
+    """Return DALI's pipeline, whose threads are of this process; None if it is not installed."""
+    try:
+        from nvidia.dali import fn, pipeline_def, types
+    except ImportError:
+        return None
+
+    # Synchronous, so that no image of the next side's turn is decoded meanwhile.
+    how = {"exec_async": False, "exec_pipelined": False}
+
+    @pipeline_def(batch_size=BATCH, num_threads=workers, device_id=None, **how)
+    def decoded() -> Any:
+        content, _ = fn.readers.file(files=[str(file) for file in files])
+        images = fn.decoders.image(content, device="cpu", output_type=types.RGB)
+        return fn.transpose(images, perm=[2, 0, 1])
+
+    pipe = decoded()
+    pipe.build()
+
+    def load() -> Iterator[Images]:
+        for _ in range(0, len(files), BATCH):
+            (batch,) = pipe.run()
+            yield [torch.from_numpy(batch.at(i)) for i in range(len(batch))]
+
+    return Side(load)
+
+
 def decode_rows(
     given: Namespace, root: Path, files: list[Path], pool: ThreadPoolExecutor, workers: int
 ) -> tuple[list[Row], list[str]]:
@@ -197,6 +225,8 @@ def decode_rows(
     }
     for name, one in other_decoders().items():
         sides[f"{name} in threads of this process"] = in_threads_of_this(one, files, pool)
+    if (dali := dali_side(files, workers)) is not None:
+        sides["DALI, on the CPU"] = dali
     everyone = [ours, *sides.values()]
     notes = [_same_bits(name, ours, side) for name, side in sides.items()]
     for turn in range(4 if given.quick else 9):
@@ -321,7 +351,12 @@ def main() -> None:
         rows += launch_rows(given, images, in_threads(images, files, pool))
         rows += step_rows(given, Path(folder), files, pool)
     notes.insert(0, f"{count} images, {size:.0f} kB each on average, in the page cache.")
-    publish(rows, given, peers=("pillow", "torchcodec", "simplejpeg"), notes=notes)
+    publish(
+        rows,
+        given,
+        peers=("pillow", "torchcodec", "simplejpeg", "nvidia-dali-cuda120"),
+        notes=notes,
+    )
 
 
 if __name__ == "__main__":
