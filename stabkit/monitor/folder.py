@@ -27,13 +27,15 @@ _OPEN: "weakref.WeakValueDictionary[str, Holder]" = weakref.WeakValueDictionary(
 class OpenedFolder(NamedTuple):
     """A folder that this process holds, and what the steps before `step` leave to those after.
 
-    `out` is None in every process but the first, which alone writes.
+    `out` is None in every process but the first, which alone writes. `evaluated`: metric and k of
+    the evaluations at `step`, which were made before the checkpoint.
     """
 
     step: int
     in_nonfinite: bool = False
     beta2: float | None = None
     out: Background | None = None
+    evaluated: frozenset[tuple[str, int]] = frozenset()
 
 
 def checked_first_step(first_step: Any) -> int | None:
@@ -63,11 +65,11 @@ def open_folder(
         if run_id is None:
             claim_for_monitor(rundir)
             stack.enter_context(claim_folder(rundir, holder, first_step))
-        step = trim_folder(rundir, first_step)
-        in_nonfinite, beta2 = left_before(rundir, step)
+        step = trim_folder(rundir, first_step, keeps_eval=run_id is None)
+        in_nonfinite, beta2, evaluated = left_before(rundir, step)
         writer = Writer(rundir.path, run_id or rundir.path.name)
         out = Background(rundir, writer, strict, stack.pop_all().close)
-        return OpenedFolder(step, in_nonfinite, beta2, out)
+        return OpenedFolder(step, in_nonfinite, beta2, out, evaluated)
 
 
 @contextmanager
@@ -98,8 +100,11 @@ def claim_folder(rundir: RunDir, holder: Holder, first_step: int | None) -> Iter
                 del _OPEN[name]
 
 
-def trim_folder(rundir: RunDir, first_step: int | None) -> int:
+def trim_folder(rundir: RunDir, first_step: int | None, keeps_eval: bool) -> int:
     """Make the folder, remove its rows at or after `first_step`, and return the first step.
+
+    `keeps_eval`: keep evaluations at `first_step`. They are of the weights that the checkpoint
+    holds, and a loop that evaluates before it saves does not make them again.
 
     Raises ValueError when `first_step` is not given and the folder holds steps.
     """
@@ -112,18 +117,23 @@ def trim_folder(rundir: RunDir, first_step: int | None) -> int:
             "go on after them, first_step=0 to start over (which removes them), or another folder"
         )
     step = first_step or 0
-    trim(rundir.path, step)
+    trim(rundir.path, step, step + 1 if keeps_eval and step else step)
     rundir.trim_entries(step)
     return step
 
 
-def left_before(rundir: RunDir, step: int) -> tuple[bool, float | None]:
-    """Return whether the step before `step` was non-finite, and the beta2 recorded last.
+def left_before(rundir: RunDir, step: int) -> tuple[bool, float | None, frozenset[tuple[str, int]]]:
+    """Return whether the step before `step` was non-finite, the last beta2, and what was evaluated.
 
-    A non-finite stretch that goes on over a restart is still one event.
+    A non-finite stretch that goes on over a restart is still one event. The evaluations are those
+    at `step`, by metric and k.
     """
-    scalars = StoredRun(rundir.path).scalars().set_index("step")
+    run = StoredRun(rundir.path)
+    scalars, evals = run.scalars().set_index("step"), run.evals()
     nonfinite, beta2 = (
         scalars["value"][scalars["name"] == name] for name in ("nonfinite_layers", "beta2")
     )
-    return bool(nonfinite.get(step - 1, 0.0) > 0), float(beta2.iloc[-1]) if len(beta2) else None
+    there = evals[evals["step"] == step]
+    evaluated = frozenset(zip(there["metric"].tolist(), there["k"].tolist(), strict=True))
+    was_nonfinite = bool(nonfinite.get(step - 1, 0.0) > 0)
+    return was_nonfinite, float(beta2.iloc[-1]) if len(beta2) else None, evaluated

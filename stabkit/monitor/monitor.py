@@ -54,7 +54,8 @@ class Monitor:
     - `layer_of`: a function from a parameter's name to its layer, instead of the module path; a
       parameter for which it returns None is left out.
     - `first_step`: the number of the next step; pass it when a training resumes. Rows from there
-      on that the folder already holds are removed. Without it, such a folder is refused.
+      on that the folder already holds are removed, but for evaluations of the step itself, which
+      were made before the checkpoint. Without it, such a folder is refused.
     - `full_every`: steps from one full step to the next. At steps that are multiples of it all
       signals are measured, at the others `grad_norm`, `nonfinite_count` and signals of your own;
       the rest is null there. 1 measures all at every step, and costs more.

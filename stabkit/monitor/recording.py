@@ -69,7 +69,7 @@ class Recording:
         if rank() == 0:
             before = {} if settings is None else earlier_settings(self.rundir)
             opened = open_folder(self.rundir, self, first_step, run_id, strict)
-        self._first_step = opened.step
+        self._first_step, self._kept_evals = opened.step, opened.evaluated
         self.out = out = opened.out
         self.guard = Guard(self.rundir.path, out, strict, lambda: self.step)
         self.reactions = Reactions(
@@ -145,6 +145,8 @@ class Recording:
         """Write an evaluation, and react to the dips whose state it changes."""
         if not self.writes() or self.out is None:
             return
+        if one.step == self._first_step and (one.metric, one.k) in self._kept_evals:
+            return  # made before the checkpoint, and made again of the same weights
         if self._evaluated_at.get(one.metric) == (one.step, one.k):
             self.guard.noticed(
                 f"log_eval {one.metric}", f"log_eval: {one.metric} {EVALUATED_TWICE}"

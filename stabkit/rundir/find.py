@@ -2,7 +2,7 @@
 
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from stabkit.printing import one_line
@@ -51,13 +51,31 @@ def _walk(top: Path) -> Iterator[Path]:
         first = seen.setdefault((stat.st_dev, stat.st_ino), folder)
         if first is not folder:
             left_out(folder, f"it is the folder {first}")
-        elif "config.yaml" in entries or any(_is_table(entries[n]) for n in TABLES if n in entries):
+        elif _is_run(folder, entries):
             yield folder
         elif is_link:
             del seen[stat.st_dev, stat.st_ino]  # the folder itself may follow
             left_out(folder, "a link to a folder that is no run")
         else:
             waiting += reversed(list(_below(folder, list(entries.values()))))
+
+
+def _is_run(folder: Path, entries: Mapping[str, "os.DirEntry[str]"]) -> bool:
+    """Return whether a folder holds a run: a table, or a config.yaml.
+
+    A project may have a config.yaml of its own above its runs. So one that nothing else of a run
+    lies beside is that of a run only if no run lies below.
+    """
+    if any(_is_table(entries[name]) for name in TABLES if name in entries):
+        return True
+    if "config.yaml" not in entries:
+        return False
+    if any(name in entries for name in ("status.json", "meta.json", "job.json")):
+        return True
+    with warnings.catch_warnings():  # what is left out is said once, by the walk itself
+        warnings.simplefilter("ignore", LeftOutWarning)
+        below = (path for path, is_link in _below(folder, list(entries.values())) if not is_link)
+        return not any(True for path in below for _ in _walk(path))
 
 
 def _below(folder: Path, entries: list["os.DirEntry[str]"]) -> Iterator[tuple[Path, bool]]:

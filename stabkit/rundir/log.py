@@ -21,9 +21,18 @@ def append_entry(file: Path, kind: str, step: int | None, facts: dict[str, Any])
     line = (json.dumps(entry) + "\n").encode()
     with append_to(file) as log:  # a single write, so that lines of two processes never mix
         end = log.seek(0, os.SEEK_END)
+        if end and not _ends_whole(file, end):
+            line = b"\n" + line
         if log.write(line) < len(line):
             log.truncate(end)  # the next line would be appended to a torn one
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(file))
+
+
+def _ends_whole(file: Path, end: int) -> bool:
+    """Return whether the last line is complete: a kill may have torn it."""
+    with file.open("rb") as log:
+        log.seek(end - 1)
+        return log.read(1) == b"\n"
 
 
 def read_entries(file: Path) -> list[dict[str, Any]]:

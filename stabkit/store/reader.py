@@ -38,7 +38,7 @@ class StoredRun:
 
         Bytes that are not text are shown as escapes, because no table could hold them.
         """
-        name = self.called or self.path.name
+        name = self.called or self.path.name or self.path.resolve().name  # `.` has no name
         return name.encode("utf-8", "backslashreplace").decode()
 
     @property

@@ -153,13 +153,17 @@ class Writer:
         return lost
 
 
-def trim(folder: Path, step: int) -> None:
-    """Remove every row at or after `step` from the tables of a run, so that it can resume there."""
+def trim(folder: Path, step: int, evals_from: int | None = None) -> None:
+    """Remove every row at or after `step` from the tables of a run, so that it can resume there.
+
+    Evaluations are removed from `evals_from` on; None means from `step` on.
+    """
     for name in TABLES:
+        first = step if name != "evals" or evals_from is None else evals_from
         # The last part first, so that a reader never finds one missing between two others.
         for part in sorted((folder / name).glob("part-*.parquet"), reverse=True):
             table = read_part(part)
-            kept = table.filter(pc.less(table["step"], step))
+            kept = table.filter(pc.less(table["step"], first))
             if not kept.num_rows:
                 part.unlink()
             elif kept.num_rows < table.num_rows:

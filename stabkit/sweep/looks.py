@@ -39,7 +39,9 @@ class Looks:
         if not row.path:
             return Look()
         state, look = self._known.get(row.path, ("", Look()))
-        if row.state in ENDED and self._judged < JUDGED:
+        if row.state in ENDED and look.verdict is not None:
+            pass  # a verdict stays
+        elif row.state in ENDED and self._judged < JUDGED:
             if state not in ENDED:
                 self._judged += 1
                 look = _judged(row.path)

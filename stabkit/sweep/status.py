@@ -108,7 +108,7 @@ def status_row(rundir: RunDir, name: str) -> Row:
     missing = _missing(rundir, status)
     reason = _reason(rundir, status, standing)
     return Row(
-        name if name != "." else rundir.path.name,
+        name if name != "." else rundir.path.resolve().name,
         "unstable" if running and status.events else rundir.state(standing),
         status.step,
         status.steps,

@@ -358,3 +358,38 @@ def test_an_accuracy_may_exceed_one_by_its_rounding(tmp_path: Path) -> None:
         with pytest.raises(ValueError, match="a share from 0 to 1"):
             monitor.log_accuracy("val_acc", 1.0001)
     assert stabkit.open_run(tmp_path).evals("val_acc")["value"].tolist() == [1.0]
+
+
+def test_an_evaluation_before_the_checkpoint_is_kept_and_one_made_again_counts_once(
+    tmp_path: Path,
+) -> None:
+    toy = Toy()
+    right = torch.arange(10) % 2
+    with toy.monitor(tmp_path) as monitor:
+        for _ in range(3):
+            toy.steps(2, monitor)
+            monitor.log_eval("val_acc", right, right)
+    for again in (False, True):
+        with toy.monitor(tmp_path, first_step=4) as monitor:
+            if again:
+                monitor.log_eval("val_acc", right, right)
+            toy.steps(2, monitor)
+            monitor.log_eval("val_acc", right, right)
+        assert stabkit.open_run(tmp_path).evals("val_acc")["step"].tolist() == [2, 4, 6]
+    with toy.monitor(tmp_path, first_step=0) as monitor:
+        toy.steps(2, monitor)
+    assert stabkit.open_run(tmp_path).evals("val_acc").empty
+
+
+def test_a_logged_value_comes_before_the_monitors_own_at_its_step_only(tmp_path: Path) -> None:
+    toy = Toy()
+    with toy.monitor(tmp_path, flush_every=5) as monitor:
+        for step in range(10):
+            toy.steps(1, monitor)
+            if step == 7:
+                monitor.log(lr=7.0, grad_norm_total=5.0, nonfinite_layers=0.5)
+    run = stabkit.open_run(tmp_path)
+    for name, value in (("lr", 7.0), ("grad_norm_total", 5.0), ("nonfinite_layers", 0.5)):
+        series = run.scalar(name)
+        assert series.index.tolist() == list(range(10))
+        assert np.flatnonzero(series == value).tolist() == [7]

@@ -62,3 +62,14 @@ def test_folders_may_be_as_deep_as_they_like(tmp_path: Path) -> None:
         while deep != tmp_path:
             deep.rmdir()
             deep = deep.parent
+
+
+def test_runs_below_a_config_of_the_projects_own_are_found(tmp_path: Path) -> None:
+    (tmp_path / "project/exp1/stabkit/scalars").mkdir(parents=True)
+    (tmp_path / "project/exp1/stabkit/scalars/part-00000.parquet").touch()
+    for name in ("project", "project/exp1", "waiting/checkpoints"):
+        (tmp_path / name).mkdir(parents=True, exist_ok=True)
+    for name in ("project", "project/exp1", "waiting"):
+        (tmp_path / name / "config.yaml").write_text("lr: 0.1\n")
+    found = [str(path.relative_to(tmp_path)) for path in find_runs(tmp_path)]
+    assert found == ["project/exp1/stabkit", "waiting"]

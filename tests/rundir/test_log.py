@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from stabkit.rundir import LinkedError, RunDir
+from stabkit.rundir import LeftOutWarning, LinkedError, RunDir
 from stabkit.store.writer import next_part
 
 
@@ -33,3 +33,13 @@ def test_events_are_not_appended_through_a_link(tmp_path: Path) -> None:
     with pytest.raises(LinkedError, match="layers: is a link"):
         next_part(tmp_path / "layers")
     assert not (tmp_path / "made").exists()
+
+
+def test_an_entry_behind_a_torn_line_is_kept(tmp_path: Path) -> None:
+    run = RunDir(tmp_path)
+    run.append_entry("start", 0)
+    with run.events_file.open("a") as file:
+        file.write('{"kind": "nonf')
+    run.append_entry("note", 3)
+    with pytest.warns(LeftOutWarning, match="1 line left out"):
+        assert [entry["kind"] for entry in run.read_entries()] == ["start", "note"]

@@ -93,9 +93,10 @@ class RowReader:
         if "grad_norm" in values:
             grads = np.where(measured["grad_norm"], values["grad_norm"], 0.0)
             with np.errstate(over="ignore", invalid="ignore"):
-                scalars["grad_norm_total"] = steps, np.sqrt(np.square(grads).sum(axis=1))
+                norms = np.sqrt(np.square(grads).sum(axis=1))
+            _add_own(scalars, "grad_norm_total", steps, norms)
         if measured:
-            scalars["nonfinite_layers"] = steps, self._nonfinite.layers_a_step()
+            _add_own(scalars, "nonfinite_layers", steps, self._nonfinite.layers_a_step())
         for signal in list(self.derived):
             if all(name in values for name in signal.signals_of):
                 try:
@@ -123,6 +124,21 @@ class RowReader:
             skipped,
             measure.null.take_new(),
         )
+
+
+def _add_own(
+    scalars: dict[str, tuple[NDArray[np.int64], NDArray[np.float64]]],
+    name: str,
+    steps: NDArray[np.int64],
+    values: NDArray[np.float64],
+) -> None:
+    """Add a series of the Monitor's own. A value that the loop logged comes before it."""
+    if name in scalars:
+        told = dict(zip(*(part.tolist() for part in scalars[name]), strict=True))
+        own = dict(zip(steps.tolist(), values.tolist(), strict=True))
+        whole = dict(sorted((own | told).items()))
+        steps, values = np.array(list(whole), np.int64), np.array(list(whole.values()))
+    scalars[name] = steps, values
 
 
 def _derived(signal: DerivedSignal, values: Values) -> NDArray[np.float64]:

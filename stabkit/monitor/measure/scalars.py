@@ -70,7 +70,11 @@ class Scalars:
 
     def take(self) -> list[Series]:
         """Begin to copy all series since the last call to the host."""
-        whole = {**self._own, **self._told}
+        # A value that was logged comes before one of our own, at its step only.
+        whole = {
+            name: dict(sorted({**self._own.get(name, {}), **self._told.get(name, {})}.items()))
+            for name in {**self._own, **self._told}
+        }
         self._told, self._own = {}, {}
         return [
             (name, np.array(list(series), dtype=np.int64), _copy(list(series.values())))
