@@ -117,7 +117,7 @@ def trim_folder(rundir: RunDir, first_step: int | None, keeps_eval: bool) -> int
             "go on after them, first_step=0 to start over (which removes them), or another folder"
         )
     step = first_step or 0
-    trim(rundir.path, step, step + 1 if keeps_eval and step else step)
+    trim(rundir.path, step, keeps_eval and step > 0)
     rundir.trim_entries(step)
     return step
 

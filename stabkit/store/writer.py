@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from stabkit.rundir import same_folder
 from stabkit.store.parts import next_part, open_part, write_part
-from stabkit.store.schema import EVALS, LAYERS, SCALARS, SIGNALS, TABLES, with_identity
+from stabkit.store.schema import EVALS, LAYERS, METRIC, SCALARS, SIGNALS, TABLES, with_identity
 from stabkit.store.tables import problem_of
 
 
@@ -153,17 +153,21 @@ class Writer:
         return lost
 
 
-def trim(folder: Path, step: int, evals_from: int | None = None) -> None:
+def trim(folder: Path, step: int, keeps_eval: bool = False) -> None:
     """Remove every row at or after `step` from the tables of a run, so that it can resume there.
 
-    Evaluations are removed from `evals_from` on; None means from `step` on.
+    `keeps_eval`: keep evaluations at `step` that somebody's loop logged. The Monitor's own kNN is
+    made again if it is due.
     """
     for name in TABLES:
-        first = step if name != "evals" or evals_from is None else evals_from
         # The last part first, so that a reader never finds one missing between two others.
         for part in sorted((folder / name).glob("part-*.parquet"), reverse=True):
             table = read_part(part)
-            kept = table.filter(pc.less(table["step"], first))
+            keep = pc.less(table["step"], step)
+            if name == "evals" and keeps_eval:
+                at_step = pc.equal(table["step"], step)
+                keep = pc.or_(keep, pc.and_(at_step, pc.not_equal(table["metric"], METRIC)))
+            kept = table.filter(keep)
             if not kept.num_rows:
                 part.unlink()
             elif kept.num_rows < table.num_rows:
