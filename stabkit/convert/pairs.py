@@ -6,6 +6,7 @@ import re
 from typing import Any, NamedTuple
 
 from stabkit.convert.naming import EPOCHS, STEPS
+from stabkit.convert.spelling import without_c_spelling
 
 _NUMBER = r"[-+]?(?:\d+(?:,\d+)*\.?\d*(?:[eE][-+]?\d+)?|\.\d+(?:[eE][-+]?\d+)?|nan|inf(?:inity)?)"
 _WORD = r"[A-Za-z_][\w@/.\-]*"
@@ -15,15 +16,17 @@ _PAIR = re.compile(
     # but Python 3.11.0 to 3.11.4 match groups with one wrongly.
     rf"(?<![\w@/.\-])(?=(?P<name>{_WORD}(?: {_NOT_A_WORD}{_WORD}){{0,5}}))(?P=name)"
     r"['\"]?(?:\s*\([A-Za-z/ ]+\))?"
-    rf"(?:\s*[:=]\s*|\s+)(?P<number>{_NUMBER})(?P<scale>[kKMB]\b)?(?![\w.]|:\d)"
+    rf"(?:\s*[:=]\s*|\s+)(?P<number>{_NUMBER})(?P<scale>(?-i:[kKMB])\b)?(?![\w#]|\.\w|:\d)"
     r"(?:(?P<percent>\s?%)|\s?(?:ms|s|it/s)\b)?",
     re.IGNORECASE,
 )
 COLOR = re.compile(r"\x1b\[[\d;]*m")  # and bold, as terminals understand it
 _UNIT = re.compile(r"(?<=\d)(?:ms|s)(?![\w])")
 _SCALE = {"k": "e3", "K": "e3", "M": "e6", "B": "e9"}
-_OF_TOTAL = re.compile(r"(?<=\d)\s*/\s*\d+")
-_SHARE = re.compile(r"\b(accuracy|acc)\b(\s*[:=]?\s*)(\d+)\s*/\s*(\d+)", re.I)  # Accuracy: 98/100
+_OF_TOTAL = re.compile(r"(?<![\d.])(\d+)\s*/\s*\d+(?![\d.])")  # of whole numbers alone
+_SHARE = re.compile(
+    r"(?<![A-Za-z])(accuracy|acc)\b(\s*[:=]?\s*)(\d+)\s*/\s*(\d+)", re.I
+)  # Accuracy: 98/100
 _CLOCK = re.compile(
     r"\[?\b\d{4}[-/]\d\d[-/]\d\d[ T]\d\d:\d\d:\d\d[\d.,:+Z]*\]?|\b\d\d/\d\d \d\d:\d\d:\d\d\b"
     r"|\b[A-Z][a-z]{2} +\d+ \d\d:\d\d:\d\d|\b\d+:\d\d(?::\d\d)?(?:\.\d+)?\b"
@@ -114,8 +117,10 @@ def pairs_of(line: str) -> dict[str, Any]:
     if step := _STEP_OF_TOTAL.search(line) or _STEP_BEFORE.search(line):
         found["step"] = int(step[1])
         line = line[: step.start()] + " | " + line[step.end() :]
+    if "#" in line or "(" in line:
+        line = without_c_spelling(line)
     line = _SHARE.sub(_as_fraction, line)
-    line = _OF_TOTAL.sub("", _CLOCK.sub(" | ", line))
+    line = _OF_TOTAL.sub(r"\1", _CLOCK.sub(" | ", line))
     line = _UNIT.sub(" ", line)
     for pair in _PAIR.finditer(line):
         name = pair["name"].strip().rstrip(".-")

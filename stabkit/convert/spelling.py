@@ -12,6 +12,11 @@ _POINTS = re.compile(r"[-+]?[1-9]\d{0,2}(?:\.\d{3})+,\d+")
 _AROUND = ' \t\r\n"'  # `1, "2"`: a quote after a blank is part of the cell
 _OF_C = {"-1.#ind": "nan", "1.#ind": "nan", "1.#qnan": "nan", "-1.#qnan": "nan", "-nan(ind)": "nan",
          "nan(ind)": "nan", "1.#inf": "inf", "-1.#inf": "-inf"}  # fmt: skip
+# C prints zeros behind them, as many as decimals were asked for: -1.#IND00
+_C_NUMBER = re.compile(
+    rf"(?<![\w.])({'|'.join(map(re.escape, sorted(_OF_C, key=len, reverse=True)))})0*(?![\w.])",
+    re.IGNORECASE,
+)
 _ONE = r"([-+]?(?:\d++\.?+\d*+(?:e[-+]?\d++)?|\.\d++|nan|inf))"  # possessive: no backtracking
 # tensor(2.3, device='cuda:0', grad_fn=<NllLossBackward0>), np.float64(2.3), Array([2.3], dtype=…)
 _WRAPPED = re.compile(
@@ -24,6 +29,11 @@ _WRAPPED = re.compile(
 def unwrapped(text: str) -> str:
     """Return a text with the number in place of a tensor or array of one number."""
     return _WRAPPED.sub(lambda found: found[1] or found[2], text) if "(" in text else text
+
+
+def without_c_spelling(text: str) -> str:
+    """Return a text with `nan` and `inf` in place of what C prints for them."""
+    return _C_NUMBER.sub(lambda found: _OF_C[found[1].lower()], text)
 
 
 def numbers_of(

@@ -91,14 +91,17 @@ def _read_own(source: Path) -> Log:
     A file may begin with a mark that the run was resumed at a step (`purge_step` of a
     SummaryWriter): earlier values from there on, of every tag, belong to an attempt that was given
     up. Without a mark this is the lowest step at which a later file takes up tags of earlier files
-    again. Within a file the later of two values at a step wins.
+    again. A tag that has values at step 0 alone there does not count: Lightning writes `hp_metric`
+    at every start, and a test its results. Within a file the later of two values at a step wins.
     """
     need_tensorboard()
     log = Log(source.name)
     given_up = lost = 0
     for path in event_files(source):
         new, marked = _read_file(path, log)
-        again = [one.steps.min() for tag, one in new.items() if tag in log.series]
+        again = [
+            one.steps.min() for tag, one in new.items() if tag in log.series and one.steps.max() > 0
+        ]
         resumed = marked if marked is not None else min(again, default=None)
         if resumed is not None:
             for tag, old in log.series.items():

@@ -1,11 +1,13 @@
 """The patterns of the package, as old versions of Python match them."""
 
+import math
 import re
 from pathlib import Path
 
 import pytest
 
 import stabkit
+from stabkit.convert.pairs import pairs_of
 
 POSSESSIVE_GROUP = re.compile(r"\)(?:[*+?]|\{[\d,]+\})\+")
 
@@ -22,3 +24,21 @@ def test_no_group_is_possessive() -> None:
     assert len(sources) > 100
     found = [str(path) for path in sources if POSSESSIVE_GROUP.search(path.read_text())]
     assert found == []
+
+
+@pytest.mark.parametrize(
+    ("line", "found"),
+    [
+        ("loss: 2.3/2.5", {"loss": 2.3}),
+        ("loss 2.5, val acc 0.310.", {"loss": 2.5, "val acc": 0.31}),
+        ("step 3 loss 2.3 eta 5m", {"step": 3.0, "loss": 2.3}),
+        ("params 7b loss 3", {"loss": 3.0}),
+        ("tokens 1.5K rate 2M size 3k", {"tokens": 1.5e3, "rate": 2e6, "size": 3e3}),
+        ("val_acc: 10/200", {"val_acc": 0.05}),
+        ("epoch 3/10 loss 2.", {"epoch": 3.0, "loss": 2.0}),
+        ("loss 0.5.3 acc 3#", {}),
+        ("a: -1.#IND b 1.#INF00 c -nan(ind)", {"a": math.nan, "b": math.inf, "c": math.nan}),
+    ],
+)
+def test_numbers_and_what_stands_behind_them(line: str, found: dict[str, float]) -> None:
+    assert pairs_of(line) == pytest.approx(found, nan_ok=True)

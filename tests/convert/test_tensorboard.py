@@ -96,6 +96,18 @@ def test_a_resumed_run_goes_on_where_it_takes_up_its_tags(tmp_path: Path) -> Non
     ]
 
 
+def test_values_at_step_0_of_a_later_file_cut_nothing(tmp_path: Path) -> None:
+    """As Lightning writes `hp_metric` when it resumes, and a test its results."""
+    write_events(tmp_path, [*rows("loss", 0, 100), (0, "hp_metric", -1.0)], 0)
+    write_events(tmp_path, [*rows("loss", 80, 150, 0.5), (0, "hp_metric", -1.0)], 1)
+    write_events(tmp_path, [(0, "loss", 0.25), (0, "test_acc", 0.7)], 2)
+    series = read_events(tmp_path).series
+    loss = series["loss"].settled()
+    assert loss.steps.tolist() == list(range(150))
+    assert loss.values.tolist() == [0.25, *range(1, 80), *(s + 0.5 for s in range(80, 150))]
+    assert series["test_acc"].steps.size == 1
+
+
 def test_a_writer_says_where_a_run_was_resumed(tmp_path: Path) -> None:
     """`purge_step` of torch's SummaryWriter: the first loss after it comes only later."""
     from torch.utils.tensorboard import SummaryWriter
