@@ -73,12 +73,16 @@ class BarLine(NamedTuple):
 
 
 class BatchLine(NamedTuple):
-    """A batch of an epoch: number `at` of `size`; `rest` is the line without these numbers."""
+    """A batch of an epoch: number `at` of `size`.
+
+    `rest` is the line without these numbers, `title` what stands before them.
+    """
 
     epoch: int
     at: int
     size: int
     rest: str
+    title: str = ""
 
 
 def batch_of(line: str, epoch: int | None = None) -> BatchLine | None:
@@ -86,7 +90,8 @@ def batch_of(line: str, epoch: int | None = None) -> BatchLine | None:
     for pattern in _BATCH:
         if found := pattern.search(line):
             number, at, size = (int(group) for group in found.groups())
-            return BatchLine(number, at, size, line[: found.start()] + " | " + line[found.end() :])
+            title = line[: found.start()]
+            return BatchLine(number, at, size, f"{title} | {line[found.end() :]}", title)
     if epoch is None:
         return None
     if found := _KERAS.match(line):

@@ -1,5 +1,6 @@
 """Numbers as other programs spell them: `1,234`, `71.3%`, C's `-1.#IND`, `tensor(2.3)`."""
 
+import math
 import re
 from collections.abc import Sequence
 from typing import Any
@@ -51,13 +52,15 @@ def numbers_of(
     thousands = all(_THOUSANDS.fullmatch(text) for text in commas) and (
         not decimal_comma or any(text.count(",") > 1 or "." in text for text in commas)
     )
-    shares = sum(text.endswith("%") and _number(text, thousands) is not None for text in texts)
+    in_percent = [_number(text, thousands) for text in texts if text.endswith("%")]
+    shares = sum(number is not None and math.isfinite(number) for number in in_percent)
     numbers = [_number(cell, thousands) for cell in cells]
     remarks = []
     if commas:
         what = "a comma between thousands" if thousands else "a decimal comma"
         remarks.append(f"{what}, as in {commas[0]!r}")
-    if shares and shares == sum(number is not None for number in numbers):
+    finite = sum(number is not None and math.isfinite(number) for number in numbers)
+    if shares and shares == finite:
         numbers = [None if number is None else number / 100 for number in numbers]
         remarks.append(PERCENT)
     elif shares:

@@ -56,7 +56,10 @@ def read_events(source: Path) -> Log:
     """
     log = _read_own(source)
     for folder in subfolders(source):
-        below = _read_own(folder)
+        try:
+            below = _read_own(folder)
+        except ConvertError:
+            continue  # a run of its own, whose reading says that it is damaged
         if name := _name_of_scalars(folder, list(below.series)):
             log.series[name] = next(iter(below.series.values()))
             log.notes += [f"{folder.name}: {note}" for note in below.notes]
@@ -72,7 +75,10 @@ def subfolders(source: Path) -> list[Path]:
 
 def is_of_scalars(folder: Path) -> bool:
     """Return whether torch's `add_scalars` made a folder: it belongs to the run above."""
-    return _name_of_scalars(folder, list(_read_own(folder).series)) is not None
+    try:
+        return _name_of_scalars(folder, list(_read_own(folder).series)) is not None
+    except ConvertError:
+        return False
 
 
 def _name_of_scalars(folder: Path, tags: Sequence[str]) -> str | None:

@@ -37,6 +37,7 @@ _PHASE_LINE = re.compile(
 _EVALUATES = re.compile(  # in the title of a progress bar
     r"\b(test(ing)?|val|valid(ation|ating)?|eval(uation|uating)?|dev|sanity)\b", re.IGNORECASE
 )
+_OF_EVALUATION = re.compile(_EVALUATES.pattern + r"\W*$", re.IGNORECASE)  # Val Epoch 1: 3/20
 _CLOCKS = {"time", "data_time", "eta", "memory", "data"}
 
 
@@ -82,6 +83,9 @@ class _Reader:
         elif "[" in line and _PROGRESS.search(line):
             self.progress += 1
         elif "/" in line and (batch := batch_of(line, self.epoch)):
+            if _OF_EVALUATION.search(batch.title):
+                self.progress += 1
+                return
             if self.first_epoch is None:
                 self.first_epoch = batch.epoch
             number = batch.epoch - (self.first_epoch == 1)  # epochs count from 0, or else from 1

@@ -49,7 +49,12 @@ def write_all(source: Path, out: Path, converted: Sequence[Converted], force: bo
         if force and out.is_dir() and any(out.iterdir()):
             with hidden_folder(out) as former:
                 out.rename(former / "replaced")
-                _put(hidden, out)
+                try:
+                    _put(hidden, out)
+                except (OSError, ConvertError):
+                    if not os.path.lexists(out):
+                        (former / "replaced").rename(out)
+                    raise
         else:
             _put(hidden, out)
 

@@ -83,3 +83,21 @@ def test_the_printed_commands_work_as_they_are(
     assert main(shlex.split(command.split(": ", 1)[1])[1:]) == 0
     values = stabkit.open_run(out).evals("val acc1")["value"]
     assert values.tolist() == pytest.approx([0.001, 0.0012, 0.0014])
+
+
+def test_a_disk_that_fails_at_the_last_rename_leaves_the_earlier_one(
+    tmp_path: Path, out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    convert(log(tmp_path, "one.csv", 3, 2, 1), out)
+    rename = Path.rename
+
+    def fails(self: Path, target: Path) -> Path:
+        if target == out and self.name != "replaced":
+            raise OSError(5, "Input/output error")
+        return rename(self, target)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "rename", fails)
+        with pytest.raises(OSError, match="Input/output error"):
+            convert(log(tmp_path, "two.csv", 9, 9, 9), out, force=True)
+    assert stabkit.open_run(out).scalar("loss").tolist() == [3, 2, 1]

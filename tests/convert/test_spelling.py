@@ -1,4 +1,5 @@
 import gzip
+import math
 from pathlib import Path
 
 import numpy as np
@@ -30,6 +31,7 @@ def table_of(path: Path, text: str, encoding: str = "utf-8") -> dict[str, list[f
         (["1,000,000", "2,000"], True, [1000000, 2000]),
         (["0.5%", "12%"], False, [0.005, 0.12]),
         (["0,5%", "12%"], False, [0.005, 0.12]),
+        (["0.5%", "12%", "inf"], False, [0.005, 0.12, math.inf]),
         (["50%", "0.6"], False, [50, 0.6]),  # not of one kind: as they stand
         (["1,2,3", "x"], False, [None, None]),
         (["2,5", "1.234,56", "-12.345.678,9"], True, [2.5, 1234.56, -12345678.9]),

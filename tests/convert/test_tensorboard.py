@@ -234,6 +234,17 @@ def test_series_that_add_scalars_put_below_a_run_are_the_runs(tmp_path: Path, ou
     assert set(alone.plan.scalars) == {"all/loss/train", "all/loss/val", "lr"}
 
 
+def test_a_damaged_file_in_a_folder_below_is_named(tmp_path: Path, out: Path) -> None:
+    write_events(tmp_path / "logs/a", rows("loss", 0, 20), 0)
+    write_events(tmp_path / "logs/b", rows("loss", 0, 20), 0)
+    (tmp_path / "logs/a/below").mkdir()
+    (tmp_path / "logs/a/below/events.out.tfevents.2").write_bytes(b"nothing")
+    found = convert(tmp_path / "logs", out)
+    assert len(found) == 2
+    (note,) = (note for run in found for note in run.plan.notes if "not read" in note)
+    assert "below" in note
+
+
 def test_folders_below_are_runs_of_their_own(tmp_path: Path, out: Path) -> None:
     for name in ("a/b", "../sneaky", "..hidden"):
         write_events(tmp_path / "logs" / "x" / name, [(0, "loss", 1.0), (1, "loss", 1.0)])

@@ -313,3 +313,21 @@ def test_a_tensor_of_several_numbers_is_no_number() -> None:
 )
 def test_a_long_line_is_searched_for_tensors_at_once(text: str) -> None:
     assert unwrapped(text) == text  # with backtracking this takes minutes
+
+
+def test_bars_and_batches_of_an_evaluation_that_name_an_epoch_are_no_training(
+    tmp_path: Path, out: Path
+) -> None:
+    lines = []
+    for epoch in range(3):
+        lines += [f"Train Epoch {epoch}: 50%|##  | {i}/4 [00:01<?, loss=2.5]" for i in range(1, 5)]
+        lines += [f"Val Epoch {epoch}: 50%|##  | {i}/2 [00:01<?, loss=9.5]" for i in (1, 2)]
+    (tmp_path / "log").write_text("\n".join(lines))
+    run = converted(tmp_path / "log", out)
+    assert run.scalar("loss").to_dict() == dict.fromkeys(range(1, 13), 2.5)
+
+
+def test_the_name_of_a_file_before_an_epoch_makes_no_evaluation(tmp_path: Path, out: Path) -> None:
+    lines = [f"INFO eval.py:9 Epoch: [0][{i}/40] loss 0.5" for i in range(30)]
+    (tmp_path / "log").write_text("\n".join(lines))
+    assert converted(tmp_path / "log", out).scalar("loss").size == 30
