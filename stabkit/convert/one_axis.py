@@ -2,7 +2,8 @@
 
 mmcv writes `mode: val` rows whose `iter` counts validation batches. mmengine writes the epoch into
 the `step` of a validation row, where that of a training row is the iteration. Both follow the last
-training row, so they stand at its step.
+training row, so they stand at its step. A `mode: val` row that has a `step` and no `iter` is of
+another logger, and keeps it.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -22,7 +23,10 @@ def on_one_axis(records: Iterable[Record], notes: list[str]) -> Iterator[Record]
         if record.get("mode") in ("val", "test"):
             own = {k: v for k, v in record.items() if k not in ("mode", *COUNTERS)}
             at = last or {k: record[k] for k in ("epoch",) if k in record}
-            moved += 1
+            if record.get("step") is not None and "iter" not in record:
+                at = {k: record[k] for k in COUNTERS if k in record}
+            else:
+                moved += 1
             yield {**at, **{f"{record['mode']}/{name}": value for name, value in own.items()}}
         elif _counts_epochs(record, last):
             moved += 1

@@ -91,3 +91,12 @@ def test_detectron2(tmp_path: Path, out: Path) -> None:
 def test_an_epoch_of_one_iteration(tmp_path: Path, out: Path) -> None:
     run = converted(lines(tmp_path / "scalars.json", mmengine(10, 1, 2)), out)
     assert run.evals("val/coco/AP")["step"].tolist() == [2, 4, 6, 8, 10]
+
+
+def test_rows_of_an_evaluation_with_steps_of_their_own_keep_them(tmp_path: Path, out: Path) -> None:
+    rows: list[dict[str, Any]] = [{"mode": "val", "step": 0, "acc": 0.2}]
+    for step in range(0, 100, 10):
+        rows.append({"mode": "train", "step": step, "loss": 2.0})
+        rows += [{"mode": "val", "step": step + 5, "acc": 0.3}] if step % 20 == 0 else []
+    evals = converted(lines(tmp_path / "log.jsonl", rows), out).evals("val/acc")
+    assert evals["step"].tolist() == [0, 5, 25, 45, 65, 85]
