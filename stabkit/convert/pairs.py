@@ -31,6 +31,7 @@ _CLOCK = re.compile(
     r"\[?\b\d{4}[-/]\d\d[-/]\d\d[ T]\d\d:\d\d:\d\d[\d.,:+Z]*\]?|\b\d\d/\d\d \d\d:\d\d:\d\d\b"
     r"|\b[A-Z][a-z]{2} +\d+ \d\d:\d\d:\d\d|\b\d+:\d\d(?::\d\d)?(?:\.\d+)?\b"
 )
+_EVALUATION = re.compile(r"\b(test|val|eval|dev)", re.IGNORECASE)
 _STEP_LETTERS = {"s": "step"}  # of llm.c
 
 _BATCH = tuple(
@@ -130,6 +131,9 @@ def pairs_of(line: str) -> dict[str, Any]:
     for pair in _PAIR.finditer(line):
         name = pair["name"].strip().rstrip(".-")
         name = name.removeprefix("INFO ").removeprefix("DEBUG ")
+        before, _, last = name.rpartition(" ")
+        if last.lower() in STEPS and not _EVALUATION.search(before):
+            name = last  # `Training step 5`
         name = _STEP_LETTERS.get(name, name)
         if not name.endswith((".py", ".cpp", ".cc")):  # `main.py 214` says who wrote the line
             found.setdefault(name, _value(name, pair))

@@ -146,7 +146,7 @@ class _Reader:
         """Add a row of an evaluation: at the last step of training, or else at its epoch."""
         of_open = {} if self.open is None else self.open
         at = (
-            {k: v for k, v in of_open.items() if k == "epoch"}
+            {k: v for k, v in of_open.items() if k.lower() in EPOCHS}
             if epoch is None
             else {"epoch": epoch}
         )

@@ -331,3 +331,17 @@ def test_the_name_of_a_file_before_an_epoch_makes_no_evaluation(tmp_path: Path, 
     lines = [f"INFO eval.py:9 Epoch: [0][{i}/40] loss 0.5" for i in range(30)]
     (tmp_path / "log").write_text("\n".join(lines))
     assert converted(tmp_path / "log", out).scalar("loss").size == 30
+
+
+def test_words_before_a_step_do_not_hide_it(tmp_path: Path, out: Path) -> None:
+    lines = [f"Training step {i} loss 2.5" for i in range(20)]
+    (tmp_path / "steps").write_text("\n".join(lines))
+    assert converted(tmp_path / "steps", out).scalar("loss").size == 20
+    lines = []
+    for epoch in range(1, 11):
+        lines += [f"Train Epoch {epoch}: loss=1.5", f"Val Epoch {epoch}: loss=9.5 acc=0.25"]
+    (tmp_path / "epochs").write_text("\n".join(lines))
+    run = converted(tmp_path / "epochs", tmp_path / "second")
+    assert run.scalar("loss").tolist() == [1.5] * 10
+    assert run.scalar("val/loss").tolist() == [9.5] * 10
+    assert run.evals("val/acc")["value"].tolist() == [0.25] * 10
