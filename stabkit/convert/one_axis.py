@@ -2,8 +2,7 @@
 
 mmcv writes `mode: val` rows whose `iter` counts validation batches. mmengine writes the epoch into
 the `step` of a validation row, where that of a training row is the iteration. Both follow the last
-training row, so they stand at its step. A `mode: val` row that has a `step` and no `iter` is of
-another logger, and keeps it.
+training row, so they stand at its step. Other loggers write the step of the training.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -23,7 +22,7 @@ def on_one_axis(records: Iterable[Record], notes: list[str]) -> Iterator[Record]
         if record.get("mode") in ("val", "test"):
             own = {k: v for k, v in record.items() if k not in ("mode", *COUNTERS)}
             at = last or {k: record[k] for k in ("epoch",) if k in record}
-            if record.get("step") is not None and "iter" not in record:
+            if _has_own_step(record, last):
                 at = {k: record[k] for k in COUNTERS if k in record}
             else:
                 moved += 1
@@ -40,6 +39,14 @@ def on_one_axis(records: Iterable[Record], notes: list[str]) -> Iterator[Record]
             f"{counted(moved, 'row')} of evaluations, under val/ or test/: at the step of the last "
             "row of training, since their own counts something else"
         )
+
+
+def _has_own_step(record: Record, last: Mapping[str, Any]) -> bool:
+    """Return whether a row of an evaluation has the step of the training, and not of its own."""
+    step, epoch = record.get("step"), record.get("epoch", last.get("epoch"))
+    if step is None or "iter" in record:
+        return False
+    return bool(step != epoch or step >= last.get("step", step))
 
 
 def _counts_epochs(record: Record, last: Mapping[str, Any]) -> bool:

@@ -100,3 +100,15 @@ def test_rows_of_an_evaluation_with_steps_of_their_own_keep_them(tmp_path: Path,
         rows += [{"mode": "val", "step": step + 5, "acc": 0.3}] if step % 20 == 0 else []
     evals = converted(lines(tmp_path / "log.jsonl", rows), out).evals("val/acc")
     assert evals["step"].tolist() == [0, 5, 25, 45, 65, 85]
+
+
+def test_a_step_of_an_evaluation_that_counts_epochs_is_none_of_its_own(
+    tmp_path: Path, out: Path
+) -> None:
+    rows: list[dict[str, Any]] = [{"mode": "val", "epoch": 0, "step": 0, "acc": 0.1}]
+    for epoch in range(1, 5):
+        for i in range(10 * epoch - 9, 10 * epoch + 1):
+            rows.append({"mode": "train", "epoch": epoch, "step": i, "loss": 2.0})
+        rows.append({"mode": "val", "epoch": epoch, "step": epoch, "acc": 0.3})
+    evals = converted(lines(tmp_path / "log.jsonl", rows), out).evals("val/acc")
+    assert evals["step"].tolist() == [0, 10, 20, 30, 40]
