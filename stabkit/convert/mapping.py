@@ -83,6 +83,8 @@ def place(
     held_out = {"train_loss", "valid_loss", "time"} <= {*log.series, *log.left_out}  # fastai
     judged = {name: _judge(name, known.get(name), series, held_out) for name in series}
     _name_the_knn(judged, series)
+    asked = {"n": n, "chance": chance}
+    given = {fact: value for fact, value in asked.items() if value is not None}
     of_layers: dict[str, tuple[Target, Series]] = {}
     for name, target in judged.items():
         if target.kind == "skip":
@@ -93,8 +95,6 @@ def place(
             else:
                 _add_scalar(plan, name, name, series[name])
         elif target.kind == "eval":
-            asked = {"chance": chance, "n": n}
-            given = {fact: value for fact, value in asked.items() if value is not None}
             if target.ends is not None and given:
                 raise ConvertError(
                     f"--{next(iter(given))}: not with the score {shown(name)}, which "
@@ -112,6 +112,9 @@ def place(
     plan.went += plan.layers.went
     for name in plan.layers.refused:
         _add_scalar(plan, name, name, series[name], "its layer has this signal from elsewhere")
+    if given and not plan.evals:
+        told = " and ".join(f"--{fact}" for fact in given)
+        plan.notes.append(f"{told} not used: the log has no accuracy of an evaluation")
     return plan
 
 

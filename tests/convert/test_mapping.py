@@ -83,6 +83,13 @@ def test_chance_and_n_are_what_is_said_else_unknown() -> None:
     assert unknown.n == 0
 
 
+def test_chance_and_n_without_an_accuracy_are_noted() -> None:
+    plan = placed({"loss": [0.5]}, chance=0.1, n=50)
+    assert plan.notes == ["--n and --chance not used: the log has no accuracy of an evaluation"]
+    assert placed({"loss": [0.5]}).notes == []
+    assert placed({"val/acc": [0.5]}, n=50).notes == []
+
+
 def test_what_the_user_says_comes_first() -> None:
     series = {"grad_norm/head": [1.0], "g/p": [2.0], "a=b": [0.5], "loss": [1.0], "x": [3.0]}
     plan = placed(
