@@ -23,8 +23,8 @@ SLOW, SHARP_IS_LOWER = 0.7, 0.25  # AR(1) coefficient; standard errors
 FEW = 14  # evaluations; fewer may not tell their noise from a fall to the end (`lost_half`)
 POSSIBLE = 0.8  # share of the bar: what reaches it, but not the bar, is a possible dip
 # In a series of fewer evaluations the bend of the learning curve looks like noise, and is taken out
-# before the noise is learned.
-BENDS = 400
+# before the noise is learned. What the curve does not follow remains, so the bar is higher.
+BENDS, BENT = 60, 1.0
 FIRST_BAR = 9.0  # z in the first round, whose noise estimate is too small for slow noise
 
 
@@ -123,10 +123,12 @@ def dip_bar(evals: int, ar: float, paired: bool) -> float:
 
     `paired`: the answer of each sample is known. Then the paired test has to pass too, and it sees
     all noise between samples. Otherwise slow noise (a larger `ar`) needs a higher bar, and so do
-    short runs, whose noise is estimated from few evaluations.
+    short runs, whose noise is estimated from few evaluations. In fewer than `BENDS` evaluations the
+    bar is higher by `BENT`, since no curve that is taken out follows every bend.
     """
     longer = 0.3 * max(0.0, math.log10(evals / 100))
-    return 5.0 + longer + (0.0 if paired else 2.0 * (ar - LEAST_AR) + 20 / evals)
+    bent = BENT if evals < BENDS else 0.0
+    return 5.0 + longer + bent + (0.0 if paired else 2.0 * (ar - LEAST_AR) + 20 / evals)
 
 
 def _select(

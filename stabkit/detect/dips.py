@@ -67,12 +67,12 @@ def find_dips(
     (`stabkit.detect.local_noise`), and is at least a fifth of `min_depth`. Accuracies that are
     shares of up to 200 samples (or whole percents) tell their number where it is not given: then
     the noise is at least that of rounding to one sample, and a dip at least two samples deep. One
-    AR(1) coefficient, from .5 to .8, serves the whole run. In a series of fewer than 400
-    evaluations the noise is learned around the nearest learning curve. `threshold` defaults to 5;
-    more for over 100 evaluations, and without `correct` for slow noise and short runs
-    (`dip_search.dip_bar`). The default avoids false alarms; `threshold=3` finds more dips. The
-    windows that stand out most are taken first; windows that overlap them are dropped. The noise of
-    the first evaluations is large, so that about half of the dips among the first six are missed.
+    AR(1) coefficient, from .5 to .8, serves the whole run. `threshold` defaults to 5; 6 for fewer
+    than 60 evaluations, whose noise is learned around the nearest learning curve; more for over 100
+    evaluations, and without `correct` for slow noise and short runs (`dip_search.dip_bar`). The
+    default avoids false alarms; `threshold=3` finds more dips. The windows that stand out most are
+    taken first; windows that overlap them are dropped. The noise of the first evaluations is large,
+    so that about half of the dips among the first six are missed.
 
     In a series of fewer than 14 evaluations an end that stays below half of the best accuracy above
     `chance`, for three evaluations or more, is a dip too, without the rules above (z and fall are

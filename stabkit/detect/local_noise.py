@@ -58,7 +58,7 @@ def local_noise(values: FloatArray, variances: FloatArray | None) -> tuple[Float
     """Return the standard deviation [evals] and the AR(1) coefficient of the noise around a trend.
 
     `variances` [evals]: those of `flip_variances`, or None where answers are not known. Then the
-    values alone tell how the noise changes, with more error. The coefficient is one for the
+    residuals alone tell how the noise changes, with more error. The coefficient is one for the
     whole run: it scatters too much to be told locally.
     """
     residual = two_sided_residual(values)
@@ -66,9 +66,7 @@ def local_noise(values: FloatArray, variances: FloatArray | None) -> tuple[Float
         return np.zeros(values.size), 0.0
     residual = residual - np.median(residual)
     if variances is None:
-        # Second differences tell how the noise changes, since the bend of a learning curve hardly
-        # moves them. The residuals of an early, steep rise are as large as if it were noise.
-        parts = _by_noise(np.diff(values, 2))
+        parts = _by_noise(residual)
         shape = np.concatenate([_shape(part) for part in parts])
         some = ~_mostly_zero(residual)
     else:

@@ -39,7 +39,7 @@ def spikes_that_stand_out(steps: IntArray, values: FloatArray, spikes: pd.DataFr
     median lags behind a falling series. A spike stands out if fewer than `MOST_EXPECTED` of its
     kind are expected (`MOST_EXPECTED_SHORT` in a short series), and brief ones if such values are
     not usual at their place in each epoch (`usual_at_its_place`). In a series of fewer than
-    `SHORTEST` values all do.
+    `SHORTEST` values all do, and where spikes leave no more than `FEWEST` values outside.
     """
     if not len(spikes) or len(values) < SHORTEST:
         return np.ones(len(spikes), dtype=bool)
@@ -51,6 +51,8 @@ def spikes_that_stand_out(steps: IntArray, values: FloatArray, spikes: pd.DataFr
     usual = np.isfinite(heights)
     for begin, end in zip(first, behind, strict=True):
         usual[begin : _last_high(logs, level[begin] + GOES_ON * noise[begin], end)] = False
+    if usual.sum() <= FEWEST:
+        return np.ones(len(spikes), dtype=bool)
     count, start, exponent = _tail(heights[usual])
     follows = _follows(np.where(usual, heights, -np.inf))
     bars = level[first] + GOES_ON * noise[first]

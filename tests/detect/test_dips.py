@@ -167,7 +167,7 @@ def test_a_slow_sag_that_ends_in_a_leap_needs_a_sharper_fall_than_one_that_retur
     t = np.arange(100)
     sag = 0.5 - 0.02 * np.clip((t - 20) / 30, 0, 1)
     leaps, returns = [], []
-    for seed in range(150):
+    for seed in range(60):
         noise = 0.006 * ar1(np.random.default_rng(seed), 100, 0.3)[:, 0]
         leaps.append(len(find_dips(t, sag + 0.08 * (t >= 50) + noise)))
         returns.append(len(find_dips(t, sag + 0.02 * (t >= 50) + noise)))
@@ -358,7 +358,7 @@ def test_short_series_give_an_empty_frame_with_its_columns(size: int) -> None:
 
 @pytest.mark.lengthy
 def test_a_sudden_fall_is_a_dip_where_noise_is_slow() -> None:
-    """By their depth alone, 15 of these 20 pass the bar: their noise has AR .9."""
+    """By their depth alone, 13 of these 20 pass the bar: their noise has AR .9."""
     found = by_depth = 0
     dip = Planted(40, 30, 0.15, "sawtooth")
     for seed in range(20):
@@ -369,7 +369,7 @@ def test_a_sudden_fall_is_a_dip_where_noise_is_slow() -> None:
         found += not near.empty
         by_depth += bool((near["z"] >= dips.attrs["threshold"]).any())
     assert found >= 15
-    assert by_depth <= found - 3
+    assert by_depth <= found - 4
 
 
 def test_longer_runs_keep_the_rate_of_a_hundred_evaluations() -> None:
@@ -467,3 +467,14 @@ def test_accuracies_that_never_rise_above_chance_have_no_dip(evals: int, highest
     """They have no level above chance to fall from."""
     accuracy = highest * (np.arange(evals) % 2)
     assert find_dips(np.arange(evals), accuracy, chance=0.1).empty
+
+
+@pytest.mark.parametrize(("evals", "drop"), [(60, 15), (80, 16), (90, 18), (100, 20)])
+def test_a_plateau_before_a_jump_upwards_is_no_dip(evals: int, drop: int) -> None:
+    """As where the learning rate drops. The plateau is no longer than the bend before it."""
+    t = np.arange(evals)
+    for seed in range(25):
+        rng = np.random.default_rng(seed)
+        noise = np.where(t < drop, 0.008, 0.0024) * rng.normal(size=evals)
+        accuracy = 0.1 + 0.7 * (1 - np.exp(-t / 3)) + 0.1 * (t >= drop) + noise
+        assert find_dips(t, accuracy).empty

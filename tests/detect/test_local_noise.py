@@ -64,10 +64,9 @@ def test_it_follows_noise_that_falls_tenfold(known: bool) -> None:
     for _ in range(40):
         noise, _ = local_noise(0.5 + falls * rng.normal(size=100), variances)
         ratios.append(noise / falls)
-    # 40 runs with one estimate each that scatters by .2: .03. Without flips the ends lag behind,
-    # and second differences tell as much as half as many values.
+    # 40 runs with one estimate each that scatters by .2: .03. Without flips the ends lag behind.
     middle, ends = np.mean(ratios, axis=0)[20:80], np.mean(ratios, axis=0)[[5, 94]]
-    np.testing.assert_allclose(middle, 1, atol=0.1 if known else 0.4)
+    np.testing.assert_allclose(middle, 1, atol=0.1 if known else 0.3)
     np.testing.assert_allclose(ends, 1, atol=0.1 if known else 0.9)
 
 
@@ -152,5 +151,5 @@ def test_values_left_out_have_the_larger_noise_of_both_sides() -> None:
     outside = np.ones(120, dtype=bool)
     outside[54:60] = False
     noise, _ = noise_outside(values, None, outside)
-    assert noise[53] > 4 * noise[75]  # ten times as large, and uncertain by a fifth each
+    assert noise[53] > 5 * noise[75]
     assert np.all(noise[54:60] == noise[53])

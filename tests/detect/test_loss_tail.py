@@ -124,3 +124,12 @@ def test_a_spike_on_a_falling_loss_ends_when_the_loss_is_back(last: int) -> None
         values[30 : 30 + last] *= 3
         rows = find_spikes(steps, values)
         assert ends_when_back(steps, values, rows).tolist() == [29 + last]
+
+
+def test_a_loss_with_a_spike_at_every_twentieth_step_can_be_judged() -> None:
+    """Spikes and what follows them leave fewer values than tell a tail."""
+    at = np.arange(160)
+    values = np.exp(-1.5 * (at % 20) / 20 + 0.02 * np.random.default_rng(0).normal(size=160))
+    spikes = find_spikes(at, values)
+    assert len(spikes) > 1
+    assert len(spikes_that_stand_out(at, values, spikes)) == len(spikes)
