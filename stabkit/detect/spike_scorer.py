@@ -16,6 +16,8 @@ TAIL_SHARE = 0.1  # of them, the largest: their mean excess is the scale of the 
 TAIL_REACH = 10.0  # such scales above the tail's beginning; e^-10 of an exponential tail
 NORMAL_EXCESS = 0.47  # mean excess over the 90 % quantile, in deviations, where errors are normal
 PRIOR = 10  # errors that the normal tail counts as
+OWN = 30  # errors of predictions; the tail of as many needs none of the first history
+NOISIER = 1.5  # times the noise now; errors in a noise above it count for less
 TAIL_LIMIT = 18.0  # deviations; what stands so high is flagged, whatever the tail looks like
 CHUNK = 300  # values that are scored at once; the result does not depend on it
 
@@ -78,6 +80,7 @@ class SpikeScorer:
         self._values = values[-self._window :]
         self._errors = np.stack([values - median(values), *(apart * off_line for _ in GAINS)])
         self._trends = [Trend(level, slope, scale) for _ in GAINS]
+        self._fitted = n  # of the errors, those of the history itself: they come first
 
     def _search(self, log_values: FloatArray, i: int, found: list[Flagged]) -> int:
         """Look for the next value that begins an event; return the index behind the last seen."""
@@ -95,7 +98,7 @@ class SpikeScorer:
             z, noise = float(scores[j]), float(noises[j])
             if z < self._bar:
                 continue
-            if z >= TAIL_LIMIT or z * noise > _reach(errors[j, : new + k], noise):
+            if z >= TAIL_LIMIT or z * noise > self._reach(errors[j, : new + k], noise):
                 followed = self._follow(chunk[:k])
                 self._take(known, errors, followed, len(chunk) - k)
                 self._noises = noises
@@ -119,7 +122,9 @@ class SpikeScorer:
     ) -> None:
         """Keep what the next values need; the last `without` of these are not taken."""
         self._values = known[: len(known) - without][-self._window :]
-        self._errors = errors[:, : errors.shape[1] - without][:, -TAIL:]
+        taken = errors[:, : errors.shape[1] - without]
+        self._errors = taken[:, -TAIL - self._window :]
+        self._fitted = max(0, self._fitted - (taken.shape[1] - self._errors.shape[1]))
         self._trends = [trend for _, trend in followed]
 
     def _candidates(self, errors: FloatArray, new: int) -> IntArray:
@@ -153,6 +158,28 @@ class SpikeScorer:
         noises: FloatArray = np.maximum(self._floor, spread) * (1 + FEW / last.shape[1])
         return noises
 
+    def _reach(self, errors: FloatArray, noise: float) -> float:
+        """Return the largest error that the tail of these errors still explains.
+
+        Above the 90 % quantile the tail is taken as exponential, with the mean excess of the last
+        errors. A normal tail counts as PRIOR further errors, so that a few errors do not decide.
+        Errors from where the noise was larger than now, as in the first steep fall of a loss, are
+        scaled down. The first history is left out as soon as it can be: its values lie on a curve
+        that falls, and were not predicted.
+        """
+        past = np.minimum(np.arange(len(errors)), self._window)
+        sizes = np.concatenate(
+            [np.abs(errors[:1]), rolling_median(np.abs(errors), self._window, 1)]
+        )
+        noises = np.maximum(self._floor, MAD_TO_STD * sizes) * (1 + FEW / np.maximum(past, 1))
+        scaled = errors * np.minimum(1.0, NOISIER * noise / noises)
+        known = self._fitted if len(errors) - self._fitted >= OWN else 0
+        last = scaled[known:][-TAIL:]
+        start = float(np.quantile(last, 1 - TAIL_SHARE))
+        over = last[last > start] - start
+        scale = (over.sum() + PRIOR * NORMAL_EXCESS * noise) / (over.size + PRIOR)
+        return start + TAIL_REACH * float(scale)
+
     def _go_on(self, log_values: FloatArray, i: int, found: list[Flagged]) -> int:
         """Look whether the event goes on at `i`; predictors and noise stand still meanwhile."""
         value = float(log_values[i])
@@ -178,16 +205,3 @@ class SpikeScorer:
             self._start(self._streak)
             self._streak = []
         return i + 1
-
-
-def _reach(errors: FloatArray, noise: float) -> float:
-    """Return the largest error that the tail of these errors still explains.
-
-    Above the 90 % quantile the tail is taken as exponential, with the mean excess of the last
-    errors. A normal tail counts as PRIOR further errors, so that a few errors do not decide.
-    """
-    last = errors[-TAIL:]
-    start = float(np.quantile(last, 1 - TAIL_SHARE))
-    over = last[last > start] - start
-    scale = (over.sum() + PRIOR * NORMAL_EXCESS * noise) / (over.size + PRIOR)
-    return start + TAIL_REACH * float(scale)

@@ -31,6 +31,7 @@ def brute_force(y, window=100, threshold=6.0, first=12, floor=0.01):
             history.append(x)
             if len(history) == first:
                 kept, errors, lines = begun(history)
+                fitted = len(kept)
             continue
         expected = [np.median(kept[-window:]), *(level + slope for level, slope, _ in lines)]
         noise = [
@@ -40,7 +41,14 @@ def brute_force(y, window=100, threshold=6.0, first=12, floor=0.01):
         scores = (x - np.array(expected)) / noise
         judge = int(np.argmax(scores))
         z = scores[judge]
-        last = np.array(errors[judge][-500:])
+        own = errors[judge][-600:]  # the noise of the oldest of 500 needs the 100 before it
+        before = [
+            1.4826 * np.median(np.abs(own[max(0, k - window) : k or 1])) for k in range(len(own))
+        ]
+        before = [max(floor, b) * (1 + 8 / min(k or 1, window)) for k, b in enumerate(before)]
+        last = np.array(own) * np.minimum(1, 1.5 * noise[judge] / np.array(before))
+        line = max(0, fitted - max(0, len(errors[judge]) - 600))
+        last = last[line if len(own) - line >= 30 else 0 :][-500:]
         start = np.quantile(last, 0.9)
         over = last[last > start] - start
         scale = (over.sum() + 10 * 0.47 * noise[judge]) / (len(over) + 10)
@@ -52,7 +60,7 @@ def brute_force(y, window=100, threshold=6.0, first=12, floor=0.01):
             lines = [(level + slope, 0.9 * slope, scale) for level, slope, scale in lines]
             if len(streak) == window // (5 if judge else 2):
                 kept, errors, lines = begun(streak)
-                streak = []
+                fitted, streak = len(kept), []
             continue
         streak = []
         kept.append(x)
@@ -95,9 +103,11 @@ def test_the_rolling_median_agrees_with_numpy(size):
 @pytest.mark.parametrize("sigma", [0.001, 0.1, 0.8])
 def test_flags_agree_with_brute_force(sigma, trend):
     value = lognormal(3, 1500, sigma)
+    value *= np.exp(0.3 * sigma * np.random.default_rng(3).standard_t(3, size=1500))  # a tail
     if trend:  # falls to a hundredth, and jumps again
         value *= 0.01 + np.exp(-np.arange(1500) / trend)
-    value[[40, 300, 301, 500, 900]] *= np.exp(9 * max(sigma, 0.02))
+    value[0] *= np.exp(40 * max(sigma, 0.02))  # of the first history, which teaches no tail
+    value[[40, 200, 300, 301, 500, 900]] *= np.exp(9 * max(sigma, 0.02))
     value[1000:1200] *= np.exp(12 * max(sigma, 0.02))
     flags = brute_force(np.log(value))
     # merge=0: each run of neighboring flagged points is an event, so the events give the flags.
@@ -166,6 +176,19 @@ def test_a_spike_on_a_falling_curve_is_found(at, ratio):
         value[at] *= ratio
         found += at in find_spikes(np.arange(600), value).onset.tolist()
     assert found >= 19
+
+
+@pytest.mark.parametrize("first", ["a single value", "a steep fall"])
+@pytest.mark.parametrize("at", [60, 180, 400])
+def test_high_first_values_hide_no_later_spike(first, at):
+    found = 0
+    for seed in range(20):
+        steps = np.arange(500)
+        level = 2 + 4 * (steps == 0) if first == "a single value" else 2 + 6 * (steps + 1.0) ** -0.7
+        value = level * lognormal(seed, 500, 0.03)
+        value[at : at + 10] *= 1.5  # 13 times the noise
+        found += bool(find_spikes(steps, value).onset.between(at - 2, at + 2).any())
+    assert found >= 18
 
 
 def test_a_falling_curve_alone_raises_few_alarms():
