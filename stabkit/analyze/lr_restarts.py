@@ -13,7 +13,6 @@ from stabkit.analyze.series_spikes import Series
 from stabkit.detect.lr_restarts import (
     NEAR,
     expected_cycle,
-    explained_by_restarts,
     explained_dips,
 )
 from stabkit.detect.robust import FloatArray
@@ -21,6 +20,7 @@ from stabkit.detect.robust import FloatArray
 # A restart brings a healthy loss back to where it was after the restart before, and no higher. A
 # loss that less than doubles is not compared.
 LARGE, AS_HIGH = 2.0, 1.2
+FIRST, LEVEL = 2, 3  # values: a spike may begin so many behind a restart; a level is their median
 EARLY = 4  # a quarter of a cycle: there the rate is near to that of the restart
 Parted = tuple[pd.DataFrame, pd.DataFrame]
 
@@ -57,12 +57,41 @@ def spikes_by_restarts(
     spikes: pd.DataFrame, begin: Sequence[int], losses: Mapping[str, Series]
 ) -> Parted:
     """Return the loss spikes that no restart explains, and the others. `losses`: by name."""
-    explained = explained_by_restarts(spikes["onset"], spikes["end"], spikes["onset"], begin)
+    explained = np.zeros(len(spikes), dtype=bool)
     for i, spike in enumerate(spikes.itertuples()):
-        if explained[i] and spike.ratio >= LARGE:
-            series = losses[str(spike.first).split(", ")[0]]
-            explained[i] = _as_after_restart_before(spike, begin, *series)
+        steps, values = losses[str(spike.first).split(", ")[0]]
+        explained[i] = (
+            _begins_at_restart(spike, begin, steps)
+            and _back_before_each(spike, begin, steps, values)
+            and (spike.ratio < LARGE or _as_after_restart_before(spike, begin, steps, values))
+        )
     return _parted(spikes, explained)
+
+
+def _begins_at_restart(spike: Any, begin: Sequence[int], steps: NDArray[np.int64]) -> bool:
+    """Return whether a spike begins near behind a restart, or among the first values there."""
+    last = max((step for step in begin if step <= spike.onset), default=None)
+    if last is None:
+        return False
+    later = min(
+        (step for step in begin if step > spike.onset), default=last + expected_cycle(begin)
+    )
+    among_first = np.count_nonzero((steps >= last) & (steps < spike.onset)) <= FIRST
+    return bool(among_first or spike.onset <= last + NEAR * (later - last))
+
+
+def _back_before_each(
+    spike: Any, begin: Sequence[int], steps: NDArray[np.int64], values: FloatArray
+) -> bool:
+    """Return whether a loss is back at each restart inside a spike, which may span several."""
+    before = np.median(_last(values[steps < spike.onset]))
+    inside = [at for at in begin if spike.onset < at <= spike.end]
+    return all(np.median(_last(values[steps < at])) <= AS_HIGH * before for at in inside)
+
+
+def _last(values: FloatArray) -> FloatArray:
+    """Return the values that tell the level at which they end."""
+    return values[-LEVEL:]
 
 
 def _as_after_restart_before(
@@ -73,7 +102,7 @@ def _as_after_restart_before(
     before = max((step for step in begin if step < last), default=int(steps[0]))
     early = values[(steps >= before) & (steps < before + (last - before) / EARLY)]
     peak = values[(steps >= spike.onset) & (steps <= spike.end)].max()
-    return bool(len(early) and peak <= AS_HIGH * np.median(early))
+    return bool(len(early) and peak <= AS_HIGH * early.max())
 
 
 def _parted(rows: pd.DataFrame, apart: NDArray[np.bool_]) -> Parted:

@@ -54,11 +54,11 @@ def find_departure(step: ArrayLike, loss: ArrayLike, *, ratio: float = RATIO) ->
     The end level is the median of the last fifth. The loss has left if the end level is `ratio`
     times the best one or more; where values are negative, if it lost half of what it had gained
     since the first level. Both distances must exceed the noise of single values and the rounding of
-    printed ones. A distance less than twice as large as needed (in the logarithm) must also exceed
-    the earlier rises that came back, by half, since a loss may wander. A slow rise counts like a
-    sudden one. A loss that explodes at its beginning has left as well: it ends at ten times the
-    second lowest of its first five values, and triples from one value to the next before the first
-    median.
+    printed ones. The last running median must not be back, at a quarter of the distance. A distance
+    less than twice as large as needed (in the logarithm) must also exceed the earlier rises that
+    came back, by half, since a loss may wander. A slow rise counts like a sudden one. A loss that
+    explodes at its beginning has left as well: it ends at ten times the second lowest of its first
+    five values, and triples from one value to the next before the first median.
 
     Returns at most one row: onset (the first step after the loss was last near its best level),
     end (the last step), best and level (both levels), ratio (of the two, or NaN with negative
@@ -86,9 +86,11 @@ def find_departure(step: ArrayLike, loss: ArrayLike, *, ratio: float = RATIO) ->
     elif not (rise >= far and rise > NOISE * noise and rise > 0):
         return rows_frame([], COLUMNS)
     near = at + int(np.flatnonzero(middle[at:] <= best + rise / 4)[-1])
+    if near == len(middle) - 1:  # back at the very end
+        return rows_frame([], COLUMNS)
     if rise < min(WANDERS * _largest_rise(middle[: near + 1]), 2 * far):
         return rows_frame([], COLUMNS)
-    onset = steps[min(near + 1, len(steps) - 1)]
+    onset = steps[near + 1]
     levels = (math.exp(best), math.exp(level)) if positive else (best, level)
     if levels[1] - levels[0] < rounded_by(values):
         return rows_frame([], COLUMNS)

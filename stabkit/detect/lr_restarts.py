@@ -14,6 +14,7 @@ JUMPS_BY, AS_BEFORE = 2.0, 1.05  # times the rate before a restart; times the hi
 NEAR = 0.05  # of the way to the next restart
 GROWS_BY = 4.0  # from one cycle to the next; more is no rule
 DEEPER = 1.5  # times the deepest fall at a restart, of a dip that the run ends in
+BELOW = 0.75  # of the depth of a dip, below the level early in the cycle before
 EARLY = 2  # evaluations; an onset may be dated so many too early
 
 
@@ -88,7 +89,8 @@ def explained_dips(
 
     `dips`: onset, recovery, depth. `steps`, `accuracy`: of the evaluations so far. A dip without a
     recovery is explained if it begins at the last restart, whose cycle is not complete, and is
-    hardly deeper than the falls at the restarts before.
+    hardly deeper than the falls at the restarts before. None is explained that falls far below
+    where the accuracy was early in the cycle before.
     """
     if dips.empty or not begin:
         return np.zeros(len(dips), dtype=bool)
@@ -96,6 +98,7 @@ def explained_dips(
         dips["onset"], dips["recovery"].fillna(math.inf), _shown(dips, steps), begin
     )
     explained &= ~_lost_for_good(dips, steps, accuracy, begin)
+    explained &= ~_below_cycle_before(dips, steps, accuracy, begin)
     if steps[-1] < begin[-1] + expected_cycle(begin):
         hardly_deeper = dips["depth"].to_numpy() <= DEEPER * _deepest_fall(steps, accuracy, begin)
         explained |= _open_at_last(dips, steps, begin) & hardly_deeper
@@ -124,6 +127,29 @@ def _lost_for_good(
         both = before.size and after.size
         lost.append(bool(both and before.mean() - after.mean() > dip.depth / 2))
     return np.array(lost, dtype=bool)
+
+
+def _below_cycle_before(
+    dips: pd.DataFrame, steps: NDArray[np.int64], accuracy: FloatArray, begin: Sequence[int]
+) -> NDArray[np.bool_]:
+    """Tell for each dip whether it falls far below where it was early in the cycle before.
+
+    The early level is the median of the first quarter of that cycle. The cycle that the run begins
+    with tells none, as the curve rises there: at its end a dip is far that loses half of all.
+    """
+    seen = np.isfinite(accuracy)
+    steps, accuracy = steps[seen], accuracy[seen]
+    starts, far = [int(steps[0]), *begin], []
+    for dip, shown in zip(dips.itertuples(), _shown(dips, steps), strict=True):
+        before = [start for start in starts if start <= shown][-2:]
+        inside = accuracy[(steps > dip.onset) & ~(steps >= dip.recovery)]
+        low = float(inside.min()) if inside.size else math.inf
+        if before[0] == steps[0]:
+            far.append(low < dip.depth)
+            continue
+        first = accuracy[(steps >= before[0]) & (steps < before[0] + (before[1] - before[0]) / 4)]
+        far.append(bool(first.size and np.median(first) - low > BELOW * dip.depth))
+    return np.array(far, dtype=bool)
 
 
 def _shown(dips: pd.DataFrame, steps: NDArray[np.int64]) -> list[int]:

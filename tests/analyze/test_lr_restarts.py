@@ -68,10 +68,10 @@ def test_other_events_under_restarts_count(tmp_path: Path, fault: str) -> None:
     assert run.events()["kind"].isin(kinds).any()
 
 
-def by_epoch(seed: int, epochs: int = 100) -> dict[str, np.ndarray]:
+def by_epoch(seed: int, epochs: int = 100, cycle: int = 25) -> dict[str, np.ndarray]:
     """Return an accuracy that falls ten points and a loss that triples at restarts, by epoch."""
     rng, at = np.random.default_rng(seed), np.arange(epochs)
-    share = 0.5 * (1 + np.cos(np.pi * (at % 25) / 25))
+    share = 0.5 * (1 + np.cos(np.pi * (at % cycle) / cycle))
     noise = 0.008 * (0.3 + share) * rng.normal(size=epochs)
     return {
         "lr": 0.1 * share + 1e-4,
@@ -101,6 +101,37 @@ def test_what_does_not_come_back_at_the_end_of_a_cycle_counts(tmp_path: Path, fa
     else:
         columns["train_loss"][75:78] += 0.5
     assert converted(tmp_path, columns, np.arange(100)).verdict == "unstable"
+
+
+@pytest.mark.lengthy
+def test_a_loss_spike_that_spans_several_cycles_does_not_count_if_each_ends_low(
+    tmp_path: Path,
+) -> None:
+    spans = found = 0
+    for seed in range(12):
+        healthy, faulty = tmp_path / f"{seed}", tmp_path / f"{seed}-faulty"
+        healthy.mkdir(), faulty.mkdir()
+        columns = by_epoch(seed, 200, 20)
+        at = np.arange(200)
+        columns["train_loss"] = 0.05 + 2.3 * np.exp(-at / 12) + 2.4 * (columns["lr"] - 1e-4)
+        columns["train_loss"] *= np.exp(0.02 * np.random.default_rng(seed).normal(size=200))
+        run = converted(healthy, columns, at)
+        assert run.verdict in ("stable", "outlier")
+        told = run.events("lr_restart")
+        spans += int((told["end"] - told["onset"] > 20).sum())
+        columns["train_loss"][100:160] += 0.3  # not back when two cycles end
+        found += converted(faulty, columns, at).verdict in ("unstable", "diverged")
+    assert spans >= 4
+    assert found >= 10
+
+
+@pytest.mark.parametrize("restart", [25, 75])
+def test_a_collapse_at_a_restart_that_is_over_within_the_cycle_counts(restart: int) -> None:
+    for seed in range(5):
+        columns = by_epoch(seed)
+        assert unexplained(columns).empty
+        columns["val_acc"][restart : restart + 8] = 0.1
+        assert not unexplained(columns).empty
 
 
 def unexplained(columns: dict[str, np.ndarray]) -> pd.DataFrame:

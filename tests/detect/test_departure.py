@@ -25,10 +25,12 @@ def test_a_loss_that_leaves_for_good_is_found_with_its_levels() -> None:
     assert row.ratio == pytest.approx(row.level / row.best, rel=1e-12)
 
 
-def test_a_loss_that_comes_back_has_not_left() -> None:
+@pytest.mark.parametrize("stretch", [(250, 300), (328, 380), (300, 388)])
+def test_a_loss_that_comes_back_has_not_left(stretch: tuple[int, int]) -> None:
     loss = falling(0)
-    loss[250:300] *= 3
+    loss[slice(*stretch)] *= 3
     assert find_departure(STEPS, loss).empty
+    assert find_departure(STEPS, loss, ratio=1.15).empty
 
 
 @pytest.mark.parametrize("end", [1.3, 1.33])
