@@ -88,10 +88,14 @@ class Diagnosis:
 
     @cached_property
     def stuck(self) -> pd.DataFrame:
-        """Losses that never fell (`loss_events.stuck`); the chance level of our own is known."""
+        """Losses that never fell (`loss_events.stuck`); the chance level of our own is known.
+
+        A loss that left its best level had fallen.
+        """
         if "loss_relative" in self._record.names:
             return self._collapsed[1]
-        return loss_events.stuck(self.loss.of_level)
+        found, left = loss_events.stuck(self.loss.of_level), self.loss.departures["series"]
+        return found[~found["series"].isin(left)]
 
     @cached_property
     def unrest(self) -> pd.DataFrame:

@@ -71,7 +71,8 @@ def _came_back(run: StoredRun, entry: Entry) -> bool:
     """Return whether the entry names gradient norms alone, and each was finite again later.
 
     A norm of the whole model was not if half of its values from there on are not finite: no scaler
-    passes over so many steps.
+    passes over so many steps. Where the run ends with such values, they are taken to pass if as
+    many in a row have passed before.
     """
     step = int(entry.get("step") or 0)
     layers = [str(layer) for layer in _listed(entry.get("layers"))]
@@ -79,9 +80,12 @@ def _came_back(run: StoredRun, entry: Entry) -> bool:
     if not (layers or names) or len(gradient_norms(names)) < len(names):
         return False
     table = run.scalars()
-    since = table[table["step"] >= step]
-    if not all(_recovers(since["value"][since["name"] == name].to_numpy()) for name in names):
-        return False
+    for name in names:
+        rows = table[table["name"] == name]
+        finite = np.isfinite(rows["value"].to_numpy())
+        at = int(np.searchsorted(rows["step"].to_numpy(), step))
+        if not (2 * finite[at:].sum() > finite[at:].size or _passed_before(finite, at)):
+            return False
     return not layers or _layers_came_back(run, step, layers)
 
 
@@ -96,18 +100,21 @@ def _layers_came_back(run: StoredRun, step: int, layers: Sequence[str]) -> bool:
     if not set(layers) <= set(map(str, table["layer"].unique())):
         return False
     for layer in set(layers):
-        rows = table[(table["step"] >= step) & (table["layer"].astype(str) == layer)]
-        if rows.empty or rows["step"].iloc[0] != step:
-            return False
+        rows = table[table["layer"].astype(str) == layer]
         finite = np.isfinite(rows["grad_norm"].to_numpy())
-        if finite[0] or not finite.any():
+        at = int(np.searchsorted(rows["step"].to_numpy(), step))
+        if at == len(rows) or rows["step"].iloc[at] != step or finite[at]:
+            return False
+        if not (finite[at:].any() or _passed_before(finite, at)):
             return False
     return _weights_stayed_finite(run, step, layers)
 
 
-def _recovers(values: NDArray[np.float64]) -> bool:
-    """Return whether most of the values from a non-finite one on are finite."""
-    return bool(2 * np.isfinite(values).sum() > values.size)
+def _passed_before(finite: NDArray[np.bool_], at: int) -> bool:
+    """Return whether all values from an index on are lost, but no more than came back before."""
+    begins, ends = nonfinite_stretches(~finite[:at])
+    longest = int((ends - begins).max()) + 1 if begins.size else 0
+    return not finite[at:].any() and finite.size - at <= longest
 
 
 def _weights_stayed_finite(run: StoredRun, step: int, layers: Sequence[str]) -> bool:

@@ -8,7 +8,7 @@ from numpy.lib.stride_tricks import sliding_window_view
 
 from stabkit.detect.bursts import burst_gap, layer_onsets
 from stabkit.detect.recurring import expected_beside, in_a_row, recurring
-from stabkit.detect.robust import MAD_TO_STD, BoolArray, FloatArray, IntArray
+from stabkit.detect.robust import MAD_TO_STD, BoolArray, FloatArray, IntArray, unit_of
 from stabkit.detect.spikes import FLOOR, measured_together
 
 MOST_EXPECTED = 0.01  # values as high, expected by chance in the whole run
@@ -119,8 +119,8 @@ def _heights(logs: FloatArray, usual: BoolArray) -> FloatArray:
     """Return the distance of each value from the median around, in robust deviations.
 
     Near the first values the median is of as many before as after, since norms fall at first. The
-    deviations are of the `usual` values alone. The median is of all: if the level moves for good,
-    its first values do not stand out.
+    deviations are of the `usual` values alone, and no smaller than the last digit that was printed.
+    The median is of all: if the level moves for good, its first values do not stand out.
     """
     size = 2 * AROUND + 1
     level = _rolling(logs, size)
@@ -128,7 +128,9 @@ def _heights(logs: FloatArray, usual: BoolArray) -> FloatArray:
         level[:, t] = np.median(logs[:, : 2 * t + 1], axis=1)
     off = logs - level
     noise = MAD_TO_STD * _rolling(np.where(usual, np.abs(off), np.nan), size)
-    return np.asarray(off / np.fmax(FLOOR, noise))
+    # Half of the values around may be one and the same rounded number, which shows no noise.
+    digit = np.array([[unit_of(np.exp(row))] for row in logs])
+    return np.asarray(off / np.fmax(np.maximum(FLOOR, digit / np.exp(level)), noise))
 
 
 def _rolling(values: FloatArray, size: int) -> FloatArray:

@@ -83,16 +83,20 @@ def samples_told(accuracy: FloatArray) -> int:
 
 
 def rounded_by(values: FloatArray) -> float:
-    """Return how large a distance may be that comes from the rounding of printed values.
+    """Return how large a distance may be that comes from the rounding of printed values."""
+    return UNITS * unit_of(values)
 
-    It is `UNITS` times the smallest distance of two values. Fewer than `DIFFERENT` distances do not
-    show how values were rounded, unless `FEW_DIFFERENT` or more values recur `OFTEN` times: else it
-    is 0.
+
+def unit_of(values: FloatArray) -> float:
+    """Return the last digit that was written of printed values; 0 if they were not rounded.
+
+    It is the smallest distance of two values. Fewer than `DIFFERENT` distances do not show how
+    values were rounded, unless `FEW_DIFFERENT` or more values recur `OFTEN` times: else it is 0.
     """
     finite = values[np.isfinite(values)]
     apart = np.diff(np.unique(finite))
     recur = apart.size >= FEW_DIFFERENT and finite.size >= OFTEN * apart.size
-    return UNITS * float(apart.min()) if apart.size >= DIFFERENT or recur else 0.0
+    return float(apart.min()) if apart.size >= DIFFERENT or recur else 0.0
 
 
 def ratio_of(log: float) -> float:

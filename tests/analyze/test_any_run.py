@@ -330,6 +330,15 @@ def test_a_norm_that_stays_infinite_diverged(tmp_path):
     assert run.verdict == "diverged"
 
 
+@pytest.mark.parametrize(("last", "verdict"), [(1, "stable"), (2, "stable"), (4, "diverged")])
+def test_overflows_at_the_end_pass_if_as_many_in_a_row_have_passed_before(tmp_path, last, verdict):
+    norms = noise(0)
+    norms[[50, 51, 90]] = np.inf
+    norms[-last:] = np.inf
+    run = converted(tmp_path, {"loss": falling_loss(), "grad_norm": norms})
+    assert run.verdict == verdict
+
+
 @pytest.mark.parametrize(("share", "verdict"), [(0.1, "stable"), (0.6, "diverged")])
 def test_a_norm_that_is_mostly_infinite_is_no_overflow(tmp_path, share, verdict):
     for seed in range(4):
@@ -525,3 +534,15 @@ def test_a_loss_that_is_0_from_the_first_step_on_never_fell(tmp_path, capsys):
     folder.mkdir()
     both = {"loss": falling_loss(), "aux_loss": np.zeros(200)}  # a part that is switched off
     assert converted(folder, both).verdict == "stable"
+
+
+def test_a_loss_that_fell_at_once_and_rose_for_good_is_not_said_to_have_never_fallen(
+    tmp_path, capsys
+):
+    share = np.arange(1500) / 1500
+    loss = 1 + 5 * np.exp(-share / 0.01) + 1.6 * np.clip((share - 0.05) / 0.35, 0, 1)
+    run = converted(tmp_path, {"loss": loss * noise(0, 1500, 0.03)}, np.arange(1500))
+    assert run.verdict == "diverged"
+    text = told(run, capsys)
+    assert "left its best level" in text
+    assert "never fell" not in text

@@ -166,3 +166,15 @@ def test_a_level_that_grows_from_the_first_step_on_is_no_burst(name: str, power:
         level = t**power if name == "grows" else 10.0 ** (power * np.minimum(t / 30, 1))
         noise = [np.exp(0.1 * rng.standard_normal(300)) for _ in range(4)]
         assert standing_out([(t, level * values) for values in noise]) == set()
+
+
+def test_norms_that_were_printed_with_one_digit_left_hold_no_burst() -> None:
+    # Of values around .05, half of those around one are .05 too: their scatter shows as none.
+    for seed in range(20):
+        noise = np.random.default_rng(seed).normal(size=2000)
+        norms = 0.05 * (1 + 3 * np.exp(-np.arange(2000) / 40)) * np.exp(0.15 * noise)
+        series = [(np.arange(2000), np.round(norms, 2))]
+        assert len(standing_out(series)) <= 1
+        series[0][1][1200] = 3
+        # The spike may begin with rounded values before it.
+        assert any(1000 < flagged <= 1200 for flagged in standing_out(series))
