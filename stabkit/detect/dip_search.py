@@ -20,7 +20,9 @@ PROVISIONAL = 3.0  # z: a window above it may be a dip, so its values do not cou
 # Where noise is slow, every mean is uncertain and with it the depth of any dip, but a sudden change
 # is as clear as ever. There a window may pass by its fall, whose bar is a little lower.
 SLOW, SHARP_IS_LOWER = 0.7, 0.25  # AR(1) coefficient; standard errors
-FEW = 14  # evaluations; fewer may not tell their noise from a fall to the end (`lost_half`)
+# Evaluations: fewer may not tell their noise from a fall to the end, or to half of the best.
+SHORT, FEW = 30, 14
+LOST, TIMES_OTHERS = 0.15, 2.0  # such a fall: share of the best accuracy; times the other falls
 POSSIBLE = 0.8  # share of the bar: what reaches it, but not the bar, is a possible dip
 # In a series of fewer evaluations the bend of the learning curve looks like noise, and is taken out
 # before the noise is learned. What the curve does not follow remains, so the bar is higher.
@@ -87,22 +89,39 @@ def find_spans(
     return kept, noise, ar, bar
 
 
-def lost_half(acc: FloatArray, time: FloatArray, chance: float) -> Span | None:
-    """Return the end of a series from where it stays below half of its best, above chance.
+def lost_for_good(acc: FloatArray, time: FloatArray, chance: float) -> Span | None:
+    """Return the end of a short series if the accuracy falls at once and stays low.
 
-    For series so short that such a fall fills the half of them: then their noise is not known, and
-    no window stands out from it. `z` and `fall` are NaN. None if fewer than three evaluations are
+    Such a fall fills so much of the series that its noise is not known, and no window stands out
+    from it. The end is low from an evaluation on if all of it lies below the three before, by
+    `LOST` of the best accuracy above chance, and by twice the largest other fall from one
+    evaluation to the next. In a series of fewer than `FEW` evaluations an end below half of the
+    best accuracy is low as well. `z` and `fall` are NaN. None if fewer than three evaluations are
     so low, or fewer than three come before, or none was above chance.
     """
-    if acc.max() <= chance:
+    best = float(acc.max()) - chance
+    if best <= 0:
         return None
-    low = acc - chance < (acc.max() - chance) / 2
-    onset = int(np.flatnonzero(~low)[-1])
-    if onset + 1 < SHORTEST_FLANK or acc.size - onset - 1 < SHORTEST_FLANK:
+    begin = _first_low(acc, LOST * best)
+    if begin is None and acc.size < FEW:
+        begin = int(np.flatnonzero(acc - chance >= best / 2)[-1]) + 1
+    if begin is None or begin < SHORTEST_FLANK or acc.size - begin < SHORTEST_FLANK:
         return None
-    line = reference(acc, time, onset + 1, acc.size)
-    trough = onset + 1 + int(np.argmin((acc - line)[onset + 1 :]))
-    return Span(onset, trough, None, onset + 1, acc.size, math.nan, math.nan, line)
+    line = reference(acc, time, begin, acc.size)
+    trough = begin + int(np.argmin((acc - line)[begin:]))
+    return Span(begin - 1, trough, None, begin, acc.size, math.nan, math.nan, line)
+
+
+def _first_low(acc: FloatArray, least: float) -> int | None:
+    """Return the index from which all values lie below the three before, by `least` or more."""
+    falls = -np.diff(acc)
+    gaps = {
+        at: float(acc[at - SHORTEST_FLANK : at].min() - acc[at:].max())
+        for at in range(SHORTEST_FLANK, acc.size - SHORTEST_FLANK + 1)
+    }
+    at = max(gaps, key=lambda at: gaps[at])
+    others = float(np.delete(falls, at - 1).max())
+    return at if gaps[at] >= max(least, TIMES_OTHERS * others) else None
 
 
 def strength(z: float, fall: float, ar: float, bar: float) -> float:

@@ -7,7 +7,7 @@ import pandas as pd
 from numpy.typing import ArrayLike
 
 from stabkit.detect.dip_rows import COLUMNS, dip_row
-from stabkit.detect.dip_search import FEW, Span, find_spans, lost_half, strength
+from stabkit.detect.dip_search import SHORT, Span, find_spans, lost_for_good, strength
 from stabkit.detect.dip_tail import dips_that_stand_out
 from stabkit.detect.dip_windows import weights_of, width_count
 from stabkit.detect.frames import rows_frame
@@ -74,8 +74,8 @@ def find_dips(
     taken first; windows that overlap them are dropped. The noise of the first evaluations is large,
     so that about half of the dips among the first six are missed.
 
-    In a series of fewer than 14 evaluations an end that stays below half of the best accuracy above
-    `chance`, for three evaluations or more, is a dip too, without the rules above (z and fall are
+    In a series of fewer than 30 evaluations an end of three or more that lies far below all of the
+    three before is a dip too, without the rules above (`dip_search.lost_for_good`; z and fall are
     NaN).
 
     Significance: with `correct`, the answers of each sample inside the window are compared with its
@@ -185,8 +185,8 @@ def _search(
     if any(clear) and threshold is None:
         unlikely = dips_that_stand_out(spans, acc, noise, ar, windows)
         clear = [strong and rare for strong, rare in zip(clear, unlikely, strict=True)]
-    if SHORTEST <= acc.size < FEW and not any(clear):
-        lost = lost_half(acc, time, chance)
+    if SHORTEST <= acc.size < SHORT and not any(clear):
+        lost = lost_for_good(acc, time, chance)
         if lost is not None and lost.line[lost.trough] - acc[lost.trough] >= min_depth:
             spans, clear = [lost], [True]
 

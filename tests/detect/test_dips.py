@@ -9,7 +9,7 @@ import pytest
 from scipy import stats
 
 from stabkit.detect import dip_rows, find_dips
-from stabkit.detect.dip_search import lost_half, strength
+from stabkit.detect.dip_search import lost_for_good, strength
 from stabkit.detect.dip_windows import weights_of, width_count
 from stabkit.detect.dips import search_dips
 from stabkit.detect.robust import noise_scale
@@ -451,14 +451,30 @@ def test_a_short_run_that_ends_at_chance_has_a_dip(size: int, low: int) -> None:
     assert found == 10
 
 
+@pytest.mark.parametrize("size", [10, 14, 20, 25])
+@pytest.mark.parametrize("depth", [0.2, 0.4])
+def test_a_short_run_that_falls_at_once_for_good_has_a_dip(size: int, depth: float) -> None:
+    found = alarms = 0
+    for seed in range(20):
+        rng = np.random.default_rng([seed, size])
+        share = 0.1 + 0.75 * (1 - np.exp(-(np.arange(size) + 1) / (0.08 * size)))
+        accuracy = share + 0.01 * rng.standard_normal(size)
+        alarms += not find_dips(np.arange(size), rng.binomial(1000, accuracy) / 1000).empty
+        accuracy[size // 2 :] -= depth
+        rows = find_dips(np.arange(size), rng.binomial(1000, accuracy) / 1000)
+        found += rows["onset"].tolist() == [size // 2 - 1] and rows["recovery"].isna().all()
+    assert found >= 18
+    assert alarms == 0
+
+
 def test_a_short_run_that_rises_or_sags_has_no_dip() -> None:
     for size in range(8, 14):
         rise = 0.75 - 0.6 * np.exp(-np.arange(size) / 2)
         assert find_dips(np.arange(size), rise).empty
-        rise[-3:] *= 0.6
-        assert lost_half(rise, np.arange(size, dtype=float), 0.0) is None
+        rise[-3:] *= 0.87
+        assert lost_for_good(rise, np.arange(size, dtype=float), 0.0) is None
         rise[-2:] = 0.1
-        assert lost_half(rise, np.arange(size, dtype=float), 0.0) is None
+        assert lost_for_good(rise, np.arange(size, dtype=float), 0.0) is None
 
 
 @pytest.mark.parametrize("evals", [*range(8, 14), 20, 29])
