@@ -17,6 +17,7 @@ from stabkit.detect.departure import COLUMNS as DEPARTURE
 from stabkit.detect.frames import rows_frame
 from stabkit.detect.loss_tail import ends_when_back, rose, spikes_that_stand_out
 from stabkit.detect.robust import MAD_TO_STD, ZEROS, rounded_by, zeros_since
+from stabkit.detect.slow_spikes import find_slow_spikes
 from stabkit.detect.spikes import usable_series
 from stabkit.detect.unrest import COLUMNS as UNREST
 from stabkit.store.names import is_held_out
@@ -35,9 +36,10 @@ def loss_spikes(found: Mapping[str, Series], run: StoredRun) -> pd.DataFrame:
 
     A single value counts only if it is `ALONE` times what was expected or more. A spike counts only
     if it rises above the values before it (`rose`) and stands out from the tail of its own series
-    (`spikes_that_stand_out`). It ends when the loss is back (`ends_when_back`). Losses that have a
-    level get rows for long rises as well (`find_long_rises`), unless a spike begins in them. In
-    these rows `long` is true, and `ratio` is to the best level before.
+    (`spikes_that_stand_out`). It ends when the loss is back (`ends_when_back`). Slow spikes
+    (`find_slow_spikes`) that overlap none of these are added. Losses that have a level get rows for
+    long rises as well (`find_long_rises`), unless a spike begins in them. In these rows `long` is
+    true, and `ratio` is to the best level before.
     """
     table = spikes_of_series(found, run)
     kept = lasts_or_is_large(table)
@@ -49,9 +51,22 @@ def loss_spikes(found: Mapping[str, Series], run: StoredRun) -> pd.DataFrame:
         table.loc[rows, "end"] = ends_when_back(*series, table[rows])
     kept &= (table["end"] > table["onset"]) | (table["ratio"] >= ALONE)
     spikes = table[kept].assign(long=False)
+    spikes = joined([spikes, *_slow_spikes(found, spikes)], "long")
     counted = joined([spikes, *_long_rises(found, spikes)], "long")
     counted.attrs["refused"] = refused(table)
     return counted
+
+
+def _slow_spikes(found: Mapping[str, Series], spikes: pd.DataFrame) -> Iterator[pd.DataFrame]:
+    """Yield the slow spikes of each loss that overlap none of its spikes."""
+    for depth, (name, (steps, values)) in enumerate(found.items()):
+        rows = find_slow_spikes(*usable_series(steps, shifted(values)))
+        told = spikes[spikes["layer"] == name]
+        apart = [
+            bool(((told["end"] < row.onset) | (told["onset"] > row.end)).all())
+            for row in rows.itertuples()
+        ]
+        yield put_names(rows[np.array(apart, dtype=bool)].assign(long=False), name, depth)
 
 
 def _long_rises(found: Mapping[str, Series], spikes: pd.DataFrame) -> Iterator[pd.DataFrame]:
