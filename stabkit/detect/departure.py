@@ -90,7 +90,9 @@ def find_departure(step: ArrayLike, loss: ArrayLike, *, ratio: float = RATIO) ->
         return rows_frame([], COLUMNS)
     if rise < min(WANDERS * _largest_rise(middle[: near + 1]), 2 * far):
         return rows_frame([], COLUMNS)
-    onset = steps[near + 1]
+    # A slow rise begins where it leaves the noise, not at a quarter of its height.
+    left = best + min(rise / 4, max(rise / 10, noise))
+    onset = steps[at + int(np.flatnonzero(middle[at:] <= left)[-1]) + 1]
     levels = (math.exp(best), math.exp(level)) if positive else (best, level)
     if levels[1] - levels[0] < rounded_by(values):
         return rows_frame([], COLUMNS)

@@ -150,3 +150,13 @@ def test_a_smaller_ratio_finds_a_smaller_departure() -> None:
     assert find_departure(np.arange(200), loss).empty
     (row,) = find_departure(np.arange(200), loss, ratio=1.2).itertuples()
     assert (row.onset, row.ratio) == (pytest.approx(100, abs=6), pytest.approx(1.25))
+
+
+@pytest.mark.parametrize("begin", [0.3, 0.5])
+def test_a_slow_rise_begins_where_it_leaves_the_noise(begin: float) -> None:
+    for seed in range(10):
+        at = np.arange(2000) / 2000
+        loss = 2.8 + 4 * np.exp(-at / 0.02) + 0.03 * np.random.default_rng(seed).normal(size=2000)
+        loss *= 1 + 2 * np.clip((at - begin) / (1 - begin), 0, None)
+        (row,) = find_departure(np.arange(2000), loss).itertuples()
+        assert 0 <= row.onset - 2000 * begin <= 100
