@@ -23,7 +23,9 @@ _PAIR = re.compile(
 COLOR = re.compile(r"\x1b\[[\d;]*m")  # and bold, as terminals understand it
 _UNIT = re.compile(r"(?<=\d)(?:ms|s)(?![\w])")
 _SCALE = {"k": "e3", "K": "e3", "M": "e6", "B": "e9"}
-_OF_TOTAL = re.compile(r"(?<![\d.])(\d+)\s*/\s*\d+(?![\d.])")  # of whole numbers alone
+_OF_TOTAL = re.compile(  # of whole numbers alone: 3/100, 1,000 / 5,000
+    r"(?<![\d.,])(\d+(?:,\d+)*)\s*/\s*\d+(?:,\d+)*(?!\w|\.\d)"
+)
 _SHARE = re.compile(
     r"(?<![A-Za-z])(accuracy|acc)\b(\s*[:=]?\s*)(\d+)\s*/\s*(\d+)", re.I
 )  # Accuracy: 98/100

@@ -18,6 +18,29 @@ def is_json(start: bytes) -> bool:
     return first[:1] == b"[" and not first[1:].lstrip()[:1].isalnum()
 
 
+def is_text_below_json(path: Path, start: bytes) -> bool:
+    """Return whether complete JSON, such as settings, begins a file of lines that are no JSON."""
+    rest = start.decode("utf-8-sig", errors="replace").lstrip()
+    while is_json(rest[:99].encode()):
+        try:
+            rest = rest[json.JSONDecoder().raw_decode(rest)[1] :].lstrip()
+        except (ValueError, RecursionError):
+            return False
+    if not rest:
+        return False
+    text = path.read_text(encoding="utf-8-sig", errors="replace")
+    lines = [line for line in text.splitlines() if line.strip()]
+    return 2 * sum(not _is_value(line) for line in lines) >= len(lines)
+
+
+def _is_value(line: str) -> bool:
+    try:
+        json.loads(line)
+    except (ValueError, RecursionError):
+        return False
+    return True
+
+
 def json_records(path: Path, notes: list[str]) -> Iterator[Mapping[str, Any]]:
     """Yield the records of a JSON array, of JSON lines, or of columns as pandas writes them."""
     text = path.read_text(encoding="utf-8-sig")

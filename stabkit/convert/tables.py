@@ -14,7 +14,7 @@ from stabkit.convert.boxes import box_records, is_boxed
 from stabkit.convert.columns import FileTable, add_column
 from stabkit.convert.csv_file import read_csv
 from stabkit.convert.one_axis import on_one_axis
-from stabkit.convert.records import flat, is_json, json_records
+from stabkit.convert.records import flat, is_json, is_text_below_json, json_records
 from stabkit.convert.series import ConvertError, shown
 from stabkit.convert.text import is_log_text, text_records
 from stabkit.convert.unpack import is_packed, refuse_archive, refuse_large, unpacked
@@ -63,7 +63,7 @@ def _read(path: Path, start: bytes, row_step: bool) -> FileTable:
             raise ConvertError(f"{path}: no row of the history is in it: nothing was logged so far")
     elif not _is_text(path):
         raise ConvertError(f"{path}: neither text (UTF-8) nor Parquet nor TensorBoard events")
-    elif is_json(start):
+    elif is_json(start) and not (is_text_below_json(path, start) and is_log_text(path)):
         table = table_of(path, json_records(path, notes), notes)
     elif is_boxed(start.decode(errors="replace")):
         table = table_of(path, box_records(path, notes), notes)

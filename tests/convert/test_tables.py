@@ -226,3 +226,21 @@ def test_a_table_is_no_file_of_neptune(tmp_path: Path, out: Path) -> None:
     write_csv(tmp_path / "log")
     with pytest.raises(ConvertError, match="is no file of neptune"):
         converted(tmp_path / "log", out, format="neptune")
+
+
+@pytest.mark.parametrize(
+    "settings",
+    ['{"lr": 0.1, "epochs": 90}', '{\n  "lr": 0.1,\n  "betas": [1, 2]\n}', "{}\n[1]\n[INFO] begin"],
+)
+def test_a_text_log_below_settings_in_json(settings: str, tmp_path: Path, out: Path) -> None:
+    lines = [settings, *(f"step {i} loss {9 - i}" for i in range(10)), '{"step": 10, "loss": -1}']
+    (tmp_path / "train.log").write_text("\n".join(lines))
+    losses = converted(tmp_path / "train.log", out).scalar("loss").to_dict()
+    assert losses == {i: 9 - i for i in range(11)}
+
+
+def test_json_over_several_lines_is_no_text_log(tmp_path: Path) -> None:
+    path = tmp_path / "log.json"
+    path.write_text('{\n"step": 1,\n"loss": 2\n}\n' * 9)
+    with pytest.raises(ConvertError, match="line 1 is not JSON"):
+        read_table(path)
