@@ -12,7 +12,7 @@ QUICK := not (lengthy or processes or slurm or browser or frameworks or gpu or s
 .PHONY: help demo quick test test-slow test-gpu test-speed bench gpu docs gallery dist check format clean
 
 help:
-	@echo "make demo        the main job on this machine: sweeps, figures, findings (6 to 17 minutes)"
+	@echo "make demo        the main job on this machine: a sweep, figures, findings (9 to 17 minutes)"
 	@echo "make quick       three quarters of the tests: none that starts a process or takes long (1 to 3 minutes)"
 	@echo "make test        the tests, on two cores (7 to 26 minutes); WORKERS=8 on more"
 	@echo "make test-slow   those left out of it for their time, kills and full disks (about 20 minutes)"
@@ -37,19 +37,15 @@ $(BENCH_READY): $(READY)
 	@touch $@
 
 demo: $(READY)
-	$(BIN)/stabkit sweep sweeps/stale_moments.yaml seed=0 train.steps=500 optim.beta1=0.9 --runs runs/demo
-	$(BIN)/stabkit analyze runs/demo/stale_moments --plot knn
-	$(BIN)/stabkit analyze runs/demo/stale_moments --plot event-zoom
-	$(BIN)/stabkit analyze runs/demo/stale_moments
 	$(BIN)/stabkit sweep sweeps/lr_grid.yaml
-	$(BIN)/stabkit analyze runs/lr_grid --plot grad-norms
 	$(BIN)/stabkit analyze runs/lr_grid --plot knn
+	$(BIN)/stabkit analyze runs/lr_grid --plot event-zoom
+	$(BIN)/stabkit analyze runs/lr_grid --plot grad-norms
 	$(BIN)/python analysis/lr_grid.py runs/lr_grid
 	$(BIN)/stabkit analyze runs/lr_grid
 	$(BIN)/stabkit report runs/lr_grid
 	@echo
-	@echo "A run with a planted fault beside one without: runs/demo/stale_moments/figures/knn.png"
-	@echo "Pictures of the grid: runs/lr_grid/figures/knn.png, levels.png, grad-norms.png (PDF and CSV beside)."
+	@echo "Pictures: runs/lr_grid/figures/knn.png, event-zoom.png, levels.png, grad-norms.png (PDF and CSV beside)."
 	@echo "All in one page: runs/lr_grid/report.html"
 
 quick: $(READY)

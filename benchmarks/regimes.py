@@ -40,14 +40,17 @@ def ratios(config: RunConfig) -> dict[str, float]:
 
 def scales() -> dict[str, RunConfig]:
     """Return a run of each scale, the paper's first; of grids the one at its largest rate."""
-    mid, shares = (
+    grid, mid, shares = (
         max((run.config for run in load_sweep(file).runs), key=lambda config: config.optim.lr)
-        for file in (ROOT / "sweeps/mid_training.yaml", ROOT / "sweeps/paper_shares.yaml")
+        for file in (
+            ROOT / f"sweeps/{name}.yaml" for name in ("lr_grid", "mid_training", "paper_shares")
+        )
     )
     return {
         "imagenet (paper)": load_config("imagenet"),
         "cifar": load_config("cifar"),
-        "paper_shares, lr 5e-2": shares,
+        "lr_grid, lr 7e-2": grid,
+        "paper_shares, lr 7.5e-2": shares,
         "mid_training, lr 4e-2": mid,
         "tiny": load_config("tiny"),
     }

@@ -18,7 +18,9 @@ DOCS = ROOT / "docs" / "studies.md"
 PEAK = 989e12  # products and sums a second of an H100 SXM in bfloat16, dense (NVIDIA's data sheet)
 USE = {"imagenet": 0.30, "cifar": 0.10}  # the share of the peak; small layers fill less of a GPU
 DOLLARS = 2.50  # an hour of one H100, assumed
-CORE_S = 7 * 60 * 2 / 3000  # a step of tiny, one core: header of sweeps/lr_grid.yaml
+# Seconds of one core for a step, and for an image and block of it, evaluations included: from runs
+# with 64 images and 6 blocks (.18 s a step), and 512 and 3 (.42 s; 2026-12-01, AMD EPYC).
+STEP_S, BLOCK_S = 0.10, 2.1e-4
 CORE_DOLLARS = 0.05  # an hour of one core, assumed
 WIDTHS = {"vit_small_patch16_224": 384, "vit_base_patch16_224": 768}  # of 12 blocks each
 # Passes of an image and step in units of one forward pass: forward and backward are three, the
@@ -59,6 +61,11 @@ def detectable(pairs: int, power: float = 0.8) -> float:
     return high
 
 
+def step_s(run: RunConfig) -> float:
+    """Return the seconds that a step takes on one core, evaluations included."""
+    return STEP_S + BLOCK_S * run.train.batch * run.model.depth
+
+
 def costs() -> list[str]:
     lines = ["| study | scale | runs | steps | hours | dollars |", "| --- " * 6 + "|"]
     for file in sorted((ROOT / "sweeps").glob("*.yaml")):
@@ -70,7 +77,7 @@ def costs() -> list[str]:
                 cell = f"{hours:,.0f} GPU" if hours >= 10 else f"{hours:.1f} GPU"
                 dollars = hours * DOLLARS
             else:
-                hours = sum(run.end * run.train.batch for run in runs) / 64 * CORE_S / 3600
+                hours = sum(run.end * step_s(run) for run in runs) / 3600
                 cell, dollars = f"{hours:.1f} core", hours * CORE_DOLLARS
             money = f"{dollars:,.0f}" if dollars >= 10 else f"{dollars:.2f}"
             cells = (f"`{file.stem}`", scale or "tiny", len(runs), f"{steps:,}", cell, money)

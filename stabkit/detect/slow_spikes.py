@@ -1,4 +1,4 @@
-"""Spikes of a loss that rise and fall over tens of values: no single value stands out from noise."""
+"""Spikes of a loss over tens of values, of which no single one stands out from the noise."""
 
 import numpy as np
 import pandas as pd

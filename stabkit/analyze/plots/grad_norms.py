@@ -31,7 +31,7 @@ from stabkit.analyze.plots.layer_styles import (
 )
 from stabkit.analyze.plots.many import say_left_out, seed_or_run, seeds_drawn
 from stabkit.analyze.plots.note_lines import shows
-from stabkit.analyze.plots.style import RC, new_figure
+from stabkit.analyze.plots.style import RC, new_figure, side_by_side
 from stabkit.analyze.text import times
 
 COLUMNS = 3
@@ -159,7 +159,7 @@ def _shade(ax: Axes, frame: pd.DataFrame) -> None:
 def grad_norms_figure(table: pd.DataFrame) -> Figure:
     """Draw the first layer above the last block, a column per cell; below, the largest bursts."""
     cells = list(table["cell"].unique())
-    return _figure(table, cells, _zoomed(table), min(COLUMNS, len(cells)))
+    return _figure(table, cells, _zoomed(table), side_by_side(len(cells), COLUMNS))
 
 
 def grad_norms_panels(table: pd.DataFrame) -> list[Figure]:

@@ -21,7 +21,7 @@ from stabkit.analyze.plots.knn_lines import Styles, draw_chance, draw_curve, say
 from stabkit.analyze.plots.line_ends import MOST, LineEnd, label_ends
 from stabkit.analyze.plots.many import ONE_BY_ONE, PANELS, WORST, say_left_out, seeds_of_ends
 from stabkit.analyze.plots.note_lines import shows
-from stabkit.analyze.plots.style import LINES, RC, new_figure, ramp
+from stabkit.analyze.plots.style import LINES, RC, new_figure, ramp, side_by_side
 from stabkit.analyze.verdict import VERDICTS
 
 COLUMNS = 4  # panels side by side
@@ -141,7 +141,7 @@ def _figure(table: pd.DataFrame, panels: list[Any]) -> Figure:
     shown = table[table["panel"].isin(panels)]
     with mpl.rc_context(RC):
         legend = _legend(shown, styles)
-        columns = min(len(panels), COLUMNS)
+        columns = side_by_side(len(panels), COLUMNS)
         rows = math.ceil(len(panels) / columns)
         figure = new_figure(0.3 + 1.5 * bool(legend) + max(4.2, 3.2 * columns), 3.1 * rows)
         axes = figure.subplots(rows, columns, sharey=True, squeeze=False).flatten()

@@ -20,7 +20,7 @@ from stabkit.analyze.diagnoses import Diagnoses
 from stabkit.analyze.gradient_events import relative_norms
 from stabkit.analyze.plots.clock import mark_clock, warmup_and_epoch, warmup_handles, warmup_in
 from stabkit.analyze.plots.note_lines import shows
-from stabkit.analyze.plots.style import RC, new_figure
+from stabkit.analyze.plots.style import RC, new_figure, side_by_side
 
 COLUMNS = 3
 MAX_CELLS = 12
@@ -138,7 +138,7 @@ def draw_layer_map(frame: pd.DataFrame, ax: Axes, layers: list[str] | None = Non
 def layer_map_figure(table: pd.DataFrame) -> Figure:
     """Draw one panel per cell, all with the same layers and colors."""
     layers, cells = _layers(table), list(table["cell"].unique())
-    columns = min(COLUMNS, len(cells))
+    columns = side_by_side(len(cells), COLUMNS)
     blocks = -(-len(cells) // columns)
     longest = max(map(len, layers))
     below = 0.4 if table["per_epoch"].notna().any() else 0.0  # inches for the axis of epochs

@@ -30,6 +30,7 @@ from stabkit.analyze.plots.style import (
     ramp,
     rate_ticks,
     run_look,
+    side_by_side,
     unstable_handle,
 )
 from stabkit.analyze.scores import score
@@ -99,7 +100,7 @@ def optimizer_figure(table: pd.DataFrame) -> Figure:
     if len(every) >= PANELS:
         table = table[table["optimizer"].isin(_lowest(table))]
     arms = list(dict.fromkeys(table["optimizer"]))
-    columns = min(COLUMNS, len(arms) + 1)
+    columns = side_by_side(len(arms) + 1, COLUMNS)
     lines = -(-(len(arms) + 1) // columns)
     colors = _rates(table)
     with mpl.rc_context(RC):

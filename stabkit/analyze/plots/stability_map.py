@@ -21,7 +21,7 @@ from stabkit.analyze.does_not_apply import DoesNotApplyError
 from stabkit.analyze.learning_rate import LR
 from stabkit.analyze.plots.contrast import scored, that_have, words
 from stabkit.analyze.plots.many import PANELS, ROWS, TooManyError, say_left_out, without_unfinished
-from stabkit.analyze.plots.style import RC, new_figure
+from stabkit.analyze.plots.style import RC, new_figure, side_by_side
 from stabkit.analyze.sensitivity import stable_frontier
 from stabkit.analyze.verdict import is_unstable
 
@@ -126,7 +126,7 @@ def stability_map_figure(table: pd.DataFrame) -> Figure:
         unstable = table["unstable"].groupby(named, sort=False).sum().nlargest(PANELS)
         panels = [panel for panel in every if panel in unstable.index]
         table, named = table[named.isin(panels)], named[named.isin(panels)]
-    columns = min(COLUMNS, len(panels))
+    columns = side_by_side(len(panels), COLUMNS)
     rows = -(-len(panels) // columns)
     num_x, num_y = table["x"].nunique(), table["y"].nunique()
     if max(num_x, num_y) > ROWS:

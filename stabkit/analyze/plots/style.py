@@ -72,6 +72,11 @@ def new_figure(width: float, height: float) -> Figure:
     return ShownFigure(figsize=(width, height), layout="constrained")
 
 
+def side_by_side(panels: int, most: int) -> int:
+    """Return how many panels stand in a row, at most `most`, so that few places stay empty."""
+    return -(-panels // -(-panels // most))
+
+
 def align_names(axes: Iterable[Axes]) -> None:
     """Put the names of vertical axes at one distance from their axes.
 
