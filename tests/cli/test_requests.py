@@ -191,7 +191,7 @@ def test_data_that_is_missing_is_refused_before_anything_starts(
     runs = tmp_path / "runs"
     for command in (
         ["train", "tiny", *SMALL, *words, "--run-dir", str(runs)],
-        ["sweep", "sweeps/lr_grid.yaml", *SMALL, *words, "--runs", str(runs)],
+        ["sweep", "sweeps/momentum.yaml", *SMALL, *words, "--runs", str(runs)],
     ):
         assert main(command) == 2
         assert f"data.path = '{tmp_path}/nothing': no such folder" in capsys.readouterr().err
