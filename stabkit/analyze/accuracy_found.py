@@ -9,7 +9,11 @@ from numpy.typing import NDArray
 
 from stabkit.analyze import accuracy_events
 from stabkit.analyze.accuracy_events import Accuracy, Falls, final_count, final_level
-from stabkit.analyze.lr_restarts import dips_by_restarts, drifts_by_restarts
+from stabkit.analyze.lr_restarts import (
+    dips_by_restarts,
+    drifts_by_restarts,
+    outliers_by_restarts,
+)
 from stabkit.analyze.overlap import not_covered
 from stabkit.analyze.record import Record
 from stabkit.analyze.refused_series import refused
@@ -24,7 +28,16 @@ class AccuracyFound:
     `metric` is the evaluation that is searched; by default the one that `judged_metric` chooses.
     """
 
-    examined = ("metric", "_falls", "_dips", "_drifts", "confirmed_then", "level", "best")
+    examined = (
+        "metric",
+        "_falls",
+        "_dips",
+        "_drifts",
+        "_outliers",
+        "confirmed_then",
+        "level",
+        "best",
+    )
 
     def __init__(self, record: Record, metric: str | None = None) -> None:
         self._record = record
@@ -87,6 +100,14 @@ class AccuracyFound:
             return found.drifts, found.drifts
         return drifts_by_restarts(found, self._record.restarts)
 
+    @cached_property
+    def _outliers(self) -> tuple[pd.DataFrame, pd.DataFrame]:
+        """The outliers that no restart of the learning rate explains, and the others."""
+        found = self._falls[0]
+        if found.outliers.empty:
+            return found.outliers, found.outliers
+        return outliers_by_restarts(found, self._record.restarts)
+
     @property
     def dips(self) -> pd.DataFrame:
         """Rows of `find_dips`, with the columns that `accuracy_events.falls` adds.
@@ -113,8 +134,11 @@ class AccuracyFound:
 
     @property
     def outliers(self) -> pd.DataFrame:
-        """Rows of `find_outliers`: single evaluations far below those beside them, in no dip."""
-        return self._falls[0].outliers
+        """Rows of `find_outliers`: single evaluations far below those beside them, in no dip.
+
+        Those that a restart of the learning rate explains are in `at_restarts`.
+        """
+        return self._outliers[0]
 
     @property
     def steps_in_dips(self) -> int:
@@ -123,11 +147,11 @@ class AccuracyFound:
 
     @property
     def at_restarts(self) -> pd.DataFrame:
-        """Dips and drifts that restarts of the learning rate explain (`Diagnosis.at_restarts`)."""
-        dips, drifts = self._dips[1], self._drifts[1]
+        """Falls that restarts of the learning rate explain (`Diagnosis.at_restarts`)."""
+        dips, drifts, alone = self._dips[1], self._drifts[1], self._outliers[1]
         ends = drifts["recovery"].fillna(self._falls[0].steps.max(initial=0))
-        both = [dips, drifts.assign(end=ends)]
-        rows = pd.concat([found[["onset", "end", "depth"]] for found in both])
+        falls = [dips, drifts.assign(end=ends), alone.assign(end=alone["onset"])]
+        rows = pd.concat([found[["onset", "end", "depth"]] for found in falls])
         rows = rows.rename(columns={"depth": "size"})
         rows.insert(0, "series", self.metric)
         return rows

@@ -36,10 +36,10 @@ def loss_spikes(found: Mapping[str, Series], run: StoredRun) -> pd.DataFrame:
 
     A single value counts only if it is `ALONE` times what was expected or more. A spike counts only
     if it rises above the values before it (`rose`) and stands out from the tail of its own series
-    (`spikes_that_stand_out`). It ends when the loss is back (`ends_when_back`). Slow spikes
-    (`find_slow_spikes`) that overlap none of these are added. Losses that have a level get rows for
-    long rises as well (`find_long_rises`), unless a spike begins in them. In these rows `long` is
-    true, and `ratio` is to the best level before.
+    (`spikes_that_stand_out`). It ends when the loss is back (`ends_when_back`). Losses that have a
+    level get rows for long rises as well (`find_long_rises`), unless a spike begins in them. In
+    these rows `long` is true, and `ratio` is to the best level before. Last come slow spikes of
+    these losses (`find_slow_spikes`) that overlap nothing else.
     """
     table = spikes_of_series(found, run)
     kept = lasts_or_is_large(table)
@@ -51,17 +51,20 @@ def loss_spikes(found: Mapping[str, Series], run: StoredRun) -> pd.DataFrame:
         table.loc[rows, "end"] = ends_when_back(*series, table[rows])
     kept &= (table["end"] > table["onset"]) | (table["ratio"] >= ALONE)
     spikes = table[kept].assign(long=False)
-    spikes = joined([spikes, *_slow_spikes(found, spikes)], "long")
-    counted = joined([spikes, *_long_rises(found, spikes)], "long")
+    quick = joined([spikes, *_long_rises(found, spikes)], "long")
+    counted = joined([quick, *_slow_spikes(found, quick)], "long")
     counted.attrs["refused"] = refused(table)
     return counted
 
 
-def _slow_spikes(found: Mapping[str, Series], spikes: pd.DataFrame) -> Iterator[pd.DataFrame]:
-    """Yield the slow spikes of each loss that overlap none of its spikes."""
+def _slow_spikes(found: Mapping[str, Series], others: pd.DataFrame) -> Iterator[pd.DataFrame]:
+    """Yield the slow spikes of each loss with a level that overlap none of the others."""
+    level = of_level(found)
     for depth, (name, (steps, values)) in enumerate(found.items()):
+        if name not in level:
+            continue
         rows = find_slow_spikes(*usable_series(steps, shifted(values)))
-        told = spikes[spikes["layer"] == name]
+        told = others[others["layer"] == name]
         apart = [
             bool(((told["end"] < row.onset) | (told["onset"] > row.end)).all())
             for row in rows.itertuples()

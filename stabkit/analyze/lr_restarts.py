@@ -20,7 +20,7 @@ from stabkit.detect.robust import FloatArray
 # A restart brings a healthy loss back to where it was after the restart before, and no higher. A
 # loss that less than doubles is not compared.
 LARGE, AS_HIGH = 2.0, 1.2
-FIRST, LEVEL = 2, 3  # values: a spike may begin so many behind a restart; a level is their median
+FIRST, LEVEL = 2, 3  # values: an event may begin so many behind a restart; a level is their median
 EARLY = 4  # a quarter of a cycle: there the rate is near to that of the restart
 Parted = tuple[pd.DataFrame, pd.DataFrame]
 
@@ -51,6 +51,22 @@ def drifts_by_restarts(found: Falls, begin: Sequence[int]) -> Parted:
         best = accuracy[steps <= drift.onset].max()
         explained[i] = bool(inside) and accuracy[inside].min() >= best - drift.depth / 2
     return _parted(drifts, explained)
+
+
+def outliers_by_restarts(found: Falls, begin: Sequence[int]) -> Parted:
+    """Return the outliers that no restart explains, and the others.
+
+    A restart explains one of the first evaluations from it on that keeps half of the accuracy.
+    `begin`: steps of restarts.
+    """
+    explained = np.zeros(len(found.outliers), dtype=bool)
+    for i, outlier in enumerate(found.outliers.itertuples()):
+        last = max((step for step in begin if step <= outlier.onset), default=None)
+        if last is not None:
+            since = np.count_nonzero((found.steps >= last) & (found.steps < outlier.onset))
+            (value,) = found.accuracy[found.steps == outlier.onset]
+            explained[i] = since <= FIRST and value >= outlier.depth
+    return _parted(found.outliers, explained)
 
 
 def spikes_by_restarts(

@@ -103,6 +103,18 @@ def test_what_does_not_come_back_at_the_end_of_a_cycle_counts(tmp_path: Path, fa
     assert converted(tmp_path, columns, np.arange(100)).verdict == "unstable"
 
 
+@pytest.mark.parametrize(("at", "value", "verdict"), [
+    (52, 0.78, "stable"), (52, 0.3, "outlier"), (65, 0.78, "outlier")
+])  # fmt: skip
+def test_a_single_low_evaluation_at_a_restart_does_not_count(
+    tmp_path: Path, at: int, value: float, verdict: str
+) -> None:
+    columns = by_epoch(3)
+    columns["val_acc"][:] = 0.9 + 0.002 * np.random.default_rng(3).normal(size=100)
+    columns["val_acc"][at] = value
+    assert converted(tmp_path, columns, np.arange(100)).verdict == verdict
+
+
 @pytest.mark.lengthy
 def test_a_loss_spike_that_spans_several_cycles_does_not_count_if_each_ends_low(
     tmp_path: Path,
