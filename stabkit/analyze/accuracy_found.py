@@ -29,14 +29,8 @@ class AccuracyFound:
     """
 
     examined = (
-        "metric",
-        "_falls",
-        "_dips",
-        "_drifts",
-        "_outliers",
-        "confirmed_then",
-        "level",
-        "best",
+        *("metric", "_falls", "_dips", "_drifts", "_outliers"),
+        *("confirmed_then", "level", "best"),
     )
 
     def __init__(self, record: Record, metric: str | None = None) -> None:

@@ -100,14 +100,9 @@ def _back_before_each(
     spike: Any, begin: Sequence[int], steps: NDArray[np.int64], values: FloatArray
 ) -> bool:
     """Return whether a loss is back at each restart inside a spike, which may span several."""
-    before = np.median(_last(values[steps < spike.onset]))
+    before = np.median(values[steps < spike.onset][-LEVEL:])
     inside = [at for at in begin if spike.onset < at <= spike.end]
-    return all(np.median(_last(values[steps < at])) <= AS_HIGH * before for at in inside)
-
-
-def _last(values: FloatArray) -> FloatArray:
-    """Return the values that tell the level at which they end."""
-    return values[-LEVEL:]
+    return all(np.median(values[steps < at][-LEVEL:]) <= AS_HIGH * before for at in inside)
 
 
 def _as_after_restart_before(
