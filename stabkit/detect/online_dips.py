@@ -144,6 +144,7 @@ class OnlineDips:
         ar = dips.attrs["ar"]
         bar = dip_bar(count, ar, paired)
         strong = np.array([strength(dip.z, dip.fall, ar, bar) for dip in dips.itertuples()])
+        strong[np.isnan(strong)] = 1.0  # a fall for good in a short run has no z: it is not clear
         dips = dips.assign(clear=strong >= CLEARLY)
         return dips[(strong >= 1) & ~(dips["p_value"] * more > ALPHA)]
 

@@ -203,3 +203,13 @@ def test_samples_that_change_midway_are_searched_by_their_counts() -> None:
         size = 1000 + 50 * (i > 10)
         news += dips.add(i, np.arange(size) < size * (0.3 if 20 <= i < 25 else 0.6))
     assert [(one.state, one.dip["onset"]) for one in news] == [("suspected", 19), ("confirmed", 19)]
+
+
+def test_a_fall_for_good_in_a_short_run_is_confirmed_when_it_is_over() -> None:
+    share = np.where(np.arange(10) < 5, 0.85, 0.5)
+    bits = np.random.default_rng(0).random((10, 1000)) < share[:, None]
+    dips = OnlineDips(0.1)
+    news = [one for step, row in enumerate(bits) for one in dips.add(step, row)]
+    assert {one.state for one in news} == {"suspected"}
+    assert [one.state for one in dips.finish()] == ["confirmed"]
+    assert len(find_dips(np.arange(10), bits.mean(axis=1), correct=bits)) == dips.confirmed == 1
