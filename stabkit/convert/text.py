@@ -28,7 +28,7 @@ _PROGRESS = re.compile(  # `Test: [ 10/50]`: running means within an evaluation
 _MM_EVALUATION = re.compile(r"\b(?:Epoch|Iter)\((val|test)\)\s*\[\s*(\d+)[\s\d/\]\[]*\]\s*")
 _STAR = re.compile(r"(?:^|\s)\*\s+(?=(?:acc|prec|top)\w*@?\d?)", re.I)
 _PHASE = re.compile(
-    r"^\W*(train|training|val|valid|validation|test|eval)\b(?: set)?(?=\s*:?\s)", re.I
+    r"^\W*(train|training|val|valid|validation|test|eval)\b(?: set)?(?=[\])]?\s*:?\s)", re.I
 )
 # `Test Error:` of PyTorch's tutorial, above a line of its numbers
 _PHASE_LINE = re.compile(
@@ -120,6 +120,8 @@ class _Reader:
         names = {name.lower() for name in found}
         if not found:
             self.skipped += 1
+        elif names & set(STEPS) and _is_of_evaluation(line):
+            self._evaluation_at_own_step(line, found)
         elif names & set(STEPS):
             if self.last and not names & (set(STEPS) - set(EPOCHS)):
                 found |= self.last  # a summary of an epoch stands at the last step before it
@@ -141,6 +143,13 @@ class _Reader:
             self.last = _step_of(found) or self.last
         self.open, self.is_headline = found, False
         self.rows.append((is_batch, found))
+
+    def _evaluation_at_own_step(self, line: str, found: dict[str, Any]) -> None:
+        """Add a row of `[Val] Epoch 3: loss 0.4`; a step of training is better than an epoch."""
+        own = {name: v for name, v in found.items() if name.lower() in STEPS}
+        values = {name: v for name, v in found.items() if name not in own}
+        at = own if _step_of(own) else self.last or own
+        self.rows.append((True, {**at, **_with_phase(line, values)}))
 
     def _evaluation(self, found: dict[str, Any], epoch: int | None = None) -> None:
         """Add a row of an evaluation: at the last step of training, or else at its epoch."""
@@ -236,6 +245,11 @@ def _at_epoch(row: Mapping[str, Any]) -> bool:
     """Return whether a row is a summary of an epoch at a step of training."""
     names = {name.lower() for name in row}
     return bool(names & set(EPOCHS)) and "step" in names
+
+
+def _is_of_evaluation(line: str) -> bool:
+    phase = _PHASE.match(line)
+    return phase is not None and not phase[1].lower().startswith("train")
 
 
 def _with_phase(line: str, found: dict[str, Any]) -> dict[str, Any]:

@@ -153,6 +153,26 @@ def test_two_names_of_one_step(tmp_path: Path, out: Path) -> None:
     assert run.scalar("val loss").index.tolist() == [0, 25, 50, 75]
 
 
+@pytest.mark.parametrize("phase", ["[Val]", "Val:", "(test)", "  [Validation]"])
+def test_an_evaluation_that_names_its_epoch_takes_no_value_of_training(
+    phase: str, tmp_path: Path, out: Path
+) -> None:
+    log = tmp_path / "train.log"
+    lines = []
+    for epoch in range(12):
+        lines.append(f"[Train] Epoch {epoch}: loss {3 - epoch / 10:.2f} acc {40 + epoch}.0%")
+        lines.append(f"{phase} Epoch {epoch}: loss {4 - epoch / 10:.2f} acc {30 + epoch}.0%")
+    log.write_text("\n".join(lines))
+    run = converted(log, out)
+    word = phase.strip(" [](:)").lower()
+    scalars = run.scalars()
+    for name, first in (("loss", 3), (f"{word}/loss", 4)):
+        values = scalars.loc[scalars["name"] == name, "value"]
+        assert values.tolist() == pytest.approx([first - epoch / 10 for epoch in range(12)])
+    evals = run.evals()
+    assert evals.loc[evals["metric"] == f"{word}/acc", "value"].iloc[-1] == pytest.approx(0.41)
+
+
 def test_the_code_before_a_log_is_left_out(tmp_path: Path, out: Path) -> None:
     code = [f"x{i} = model_{i}(y)  # of 3" for i in range(1500)] + ["self.step = 0", "steps = 1000"]
     lines = [f"step:{n}/100 train_loss:{5 - n / 50} train_time:79ms" for n in range(100)]
